@@ -1,0 +1,120 @@
+"""The client of Collodion.
+
+    from collodion.client import Client
+
+    with Client("127.0.0.1:50051") as client:
+        generation = client.generate("a large red circle on a blue background", steps=20)
+        generation.images[0].pil.show()
+
+`AsyncClient` is the same for asyncio, `collodion.client.errors` draws the tree of the exceptions.
+"""
+
+from collodion.client.aio import AsyncClient
+from collodion.client.channel import DEFAULT_SERVER
+from collodion.client.client import Client
+from collodion.client.errors import (
+    AccessDenied,
+    ClientClosed,
+    CollodionError,
+    CorruptImage,
+    Details,
+    InvalidRequest,
+    JobCancelled,
+    JobError,
+    JobFailed,
+    JobLost,
+    NotFound,
+    NotReady,
+    NotSupported,
+    RequestIdReused,
+    ServerBusy,
+    ServerError,
+    ServerUnavailable,
+    TimedOut,
+    Violation,
+)
+from collodion.client.events import (
+    Accepted,
+    Cancelled,
+    Event,
+    Failed,
+    Finished,
+    ImageFailed,
+    ImageReady,
+    JobEvent,
+    Preview,
+    Progress,
+    Reattached,
+    StageChanged,
+    Warned,
+)
+from collodion.client.images import Image
+from collodion.client.jobs import (
+    DeadlinePolicy,
+    Failure,
+    ImageInfo,
+    ImageProgress,
+    Job,
+    JobState,
+    OutputFormat,
+    Parameters,
+    Stage,
+    Timings,
+)
+from collodion.client.models import Model
+from collodion.client.requests import JobOptions
+from collodion.client.result import Generation
+from collodion.client.retries import RetryPolicy
+
+__all__ = [
+    "DEFAULT_SERVER",
+    "Accepted",
+    "AccessDenied",
+    "AsyncClient",
+    "Cancelled",
+    "Client",
+    "ClientClosed",
+    "CollodionError",
+    "CorruptImage",
+    "DeadlinePolicy",
+    "Details",
+    "Event",
+    "Failed",
+    "Failure",
+    "Finished",
+    "Generation",
+    "Image",
+    "ImageFailed",
+    "ImageInfo",
+    "ImageProgress",
+    "ImageReady",
+    "InvalidRequest",
+    "Job",
+    "JobCancelled",
+    "JobError",
+    "JobEvent",
+    "JobFailed",
+    "JobLost",
+    "JobOptions",
+    "JobState",
+    "Model",
+    "NotFound",
+    "NotReady",
+    "NotSupported",
+    "OutputFormat",
+    "Parameters",
+    "Preview",
+    "Progress",
+    "Reattached",
+    "RequestIdReused",
+    "RetryPolicy",
+    "ServerBusy",
+    "ServerError",
+    "ServerUnavailable",
+    "Stage",
+    "StageChanged",
+    "TimedOut",
+    "Timings",
+    "Violation",
+    "Warned",
+]

@@ -1,0 +1,193 @@
+"""The command line: every subcommand, every flag, and what they say of themselves."""
+
+import argparse
+import os
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from collodion.client.channel import DEFAULT_SERVER
+from collodion.client.cli.exits import EXPLAINED
+from collodion.client.jobs import JobState, OutputFormat
+
+_BOUND = 2**31  # a longer timeout overflows in gRPC, and counts as passed
+DEMO_PROMPT = "a large red circle on a blue background"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of the command; `command` of what it parses names the subcommand."""
+    whole = argparse.ArgumentParser(
+        prog="collodion",
+        description="Draws pictures from text, and runs the server that does.",
+        epilog=EXPLAINED,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    whole.add_argument("--version", action="version", version=f"collodion {version('collodion')}")
+    commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for add in (_generate, _jobs, _watch, _cancel, _models, _serve, _demo):
+        add(commands)
+    return whole
+
+
+def _command(commands: Any, name: str, summary: str, *, asks_server: bool = True) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=EXPLAINED,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    if asks_server:
+        command.add_argument(
+            "--server",
+            metavar="HOST:PORT",
+            default=os.environ.get("COLLODION_SERVER") or DEFAULT_SERVER,
+            help="the server's address (default: COLLODION_SERVER, or %(default)s)",
+        )
+        command.add_argument("--tenant", default="", help="who asks (default: the server's default tenant)")
+        command.add_argument(
+            "--timeout", metavar="SECONDS", type=_positive(float), default=10.0, help="for every answer (default: 10)"
+        )
+        command.add_argument("--json", action="store_true", help="JSON lines on standard output")
+    return command
+
+
+def _generate(commands: Any) -> None:
+    command = _command(commands, "generate", "draw pictures from a prompt and wait for them")
+    command.add_argument("prompt", metavar="PROMPT", help="what to draw")
+    # What is not given is not sent, and the server fills in the model's default.
+    command.add_argument("--model", help="one that `collodion models` names")
+    command.add_argument("--negative", dest="negative_prompt", metavar="PROMPT", help="what to steer away from")
+    command.add_argument("--width", type=int, metavar="PIXELS")
+    command.add_argument("--height", type=int, metavar="PIXELS")
+    command.add_argument("--steps", type=int, help="denoising steps")
+    command.add_argument("--sampler", help="for example ddim, euler_a, dpmpp_2m")
+    command.add_argument(
+        "--guidance",
+        dest="guidance_scale",
+        type=float,
+        metavar="SCALE",
+        help="how closely to follow the prompt; 1 is off",
+    )
+    command.add_argument("--seed", type=int, help="of the first picture; picture i has seed + i (default: random)")
+    command.add_argument("-n", "--images", type=int, metavar="N", help="how many pictures (default: 1)")
+    command.add_argument("--tier", help="class of service: interactive, standard or batch")
+    command.add_argument("--slo", dest="slo_s", type=float, metavar="SECONDS", help="by when it should be finished")
+    formats = [format_.value for format_ in OutputFormat if format_ is not OutputFormat.UNSPECIFIED]
+    command.add_argument("--format", dest="output_format", choices=formats, help="of the files (default: png)")
+    command.add_argument("--quality", type=int, metavar="1-100", help="for jpeg and webp (default: 90)")
+    command.add_argument(
+        "--preview-every", dest="preview_interval", type=int, metavar="STEPS", help="0: none (default: 1 on a terminal)"
+    )
+    command.add_argument("--label", dest="labels", action="append", type=_pair, metavar="KEY=VALUE", help="repeatable")
+    _output(command)
+
+
+def _jobs(commands: Any) -> None:
+    command = _command(commands, "jobs", "list the jobs, newest first")
+    states = [state.value for state in JobState if state is not JobState.UNSPECIFIED]
+    command.add_argument("--state", action="append", choices=states, help="only these; repeatable")
+    command.add_argument(
+        "--label", dest="labels", action="append", type=_pair, metavar="KEY=VALUE", help="only with these"
+    )
+    command.add_argument("--limit", type=_positive(int), metavar="N", default=50, help="at most so many (default: 50)")
+
+
+def _watch(commands: Any) -> None:
+    command = _command(commands, "watch", "watch a job to its end, and save its pictures")
+    command.add_argument("job_id", metavar="JOB", help="one that `collodion jobs` names")
+    _output(command)
+
+
+def _cancel(commands: Any) -> None:
+    command = _command(commands, "cancel", "cancel a job; one that has ended stays as it is")
+    command.add_argument("job_id", metavar="JOB", help="one that `collodion jobs` names")
+
+
+def _models(commands: Any) -> None:
+    _command(commands, "models", "list the models of the server")
+
+
+def _serve(commands: Any) -> None:
+    command = _command(commands, "serve", "run a whole server on this machine until Ctrl-C", asks_server=False)
+    command.add_argument(
+        "--model",
+        action="append",
+        metavar="MODEL",
+        help="shapes, simulated or NAME=FOLDER; repeatable (default: shapes)",
+    )
+    command.add_argument(
+        "--device",
+        action="append",
+        metavar="DEVICE",
+        help="auto, cpu or cuda:N; repeatable, one worker each (default: auto)",
+    )
+    command.add_argument("--listen", metavar="HOST:PORT", help=f"where clients connect (default: {DEFAULT_SERVER})")
+    command.add_argument("--frontends", type=_positive(int), default=1, metavar="N", help="on one port (default: 1)")
+    command.add_argument(
+        "--drain", type=float, metavar="SECONDS", help="for running streams, when stopping (default: 30)"
+    )
+    command.add_argument("--policy", help="how the scheduler chooses: fifo or static")
+    command.add_argument("--run-dir", type=Path, metavar="DIR", help="private sockets (default: one for each user)")
+    command.add_argument("--artifacts", type=Path, metavar="DIR", help="where finished pictures are kept")
+    command.add_argument("--config", type=Path, metavar="FILE", help="TOML with a table for each process")
+    command.add_argument("--log-format", choices=("text", "json"))
+    command.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
+    command.add_argument(
+        "--set",
+        dest="settings",
+        action="append",
+        type=_setting,
+        default=[],
+        metavar="PROCESS.SETTING=VALUE",
+        help="any setting of any process, for example worker.max_batch=4; repeatable",
+    )
+
+
+def _demo(commands: Any) -> None:
+    command = _command(commands, "demo", "start a server, draw one picture, stop the server", asks_server=False)
+    command.add_argument("prompt", metavar="PROMPT", nargs="?", default=DEMO_PROMPT, help=f"default: {DEMO_PROMPT}")
+    command.add_argument("--model", action="append", metavar="MODEL", help="as for serve (default: shapes)")
+    command.add_argument("--steps", type=int, help="denoising steps (default: the model's)")
+    command.add_argument("--seed", type=int, help="default: random")
+    _output(command)
+
+
+def _output(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("pictures"),
+        metavar="DIR",
+        help="where pictures go (default: pictures)",
+    )
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, separator, value = text.partition("=")
+    if not separator:
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    return key, value
+
+
+def _setting(text: str) -> tuple[str, str, str]:
+    path, value = _pair(text)
+    process, _, name = path.partition(".")
+    if process not in ("frontend", "scheduler", "worker") or not name:
+        raise argparse.ArgumentTypeError(f"{text!r} is not (frontend|scheduler|worker).SETTING=VALUE")
+    return process, name, value
+
+
+def _positive(kind: type[int] | type[float]) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            number = kind(text)
+        except ValueError:
+            number = kind(0)
+        if not 0 < number < _BOUND:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0 and below {_BOUND}")
+        return number
+
+    return parse

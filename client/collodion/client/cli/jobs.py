@@ -1,0 +1,114 @@
+"""`collodion generate`, `jobs`, `watch`, `cancel`, `models`: what asks a server."""
+
+import argparse
+import itertools
+import sys
+from typing import Any, cast
+
+from rich.console import Console
+from rich.table import Table
+
+from collodion.client.cli import plain
+from collodion.client.cli.following import follow, prepare
+from collodion.client.cli.foreign import shown
+from collodion.client.client import Client
+from collodion.client.jobs import Job, JobState, OutputFormat
+from collodion.client.models import Model
+from collodion.client.requests import JobOptions
+
+
+def generate(arguments: argparse.Namespace) -> None:
+    """Draws pictures and saves them."""
+    prepare(arguments.output)
+    with _client(arguments) as client:
+        events = client.stream(arguments.prompt, **_options(arguments))
+        follow(events, arguments.output, as_json=arguments.json, cancelling=client)
+
+
+def watch(arguments: argparse.Namespace) -> None:
+    """Watches a job and saves its pictures."""
+    prepare(arguments.output)
+    with _client(arguments) as client:
+        follow(client.watch(arguments.job_id), arguments.output, as_json=arguments.json)
+
+
+def jobs(arguments: argparse.Namespace) -> None:
+    """Lists jobs."""
+    states = [JobState(state) for state in arguments.state or ()]
+    with _client(arguments) as client:
+        found = client.list(states=states, labels=dict(arguments.labels or ()), page_size=min(arguments.limit, 1000))
+        listed = list(itertools.islice(found, arguments.limit))
+    if arguments.json:
+        _print_lines(listed)
+    else:
+        _print_table(("job", "state", "done", "model", "tier", "prompt"), [_job_row(job) for job in listed])
+
+
+def cancel(arguments: argparse.Namespace) -> None:
+    """Cancels a job."""
+    with _client(arguments) as client:
+        job = client.cancel(arguments.job_id)
+    if arguments.json:
+        _print_lines([job])
+    else:
+        print(shown(f"job {job.job_id} is {job.state}"))
+
+
+def models(arguments: argparse.Namespace) -> None:
+    """Lists models."""
+    with _client(arguments) as client:
+        listed = client.models()
+    if arguments.json:
+        _print_lines(listed)
+    else:
+        _print_table(
+            ("model", "family", "size", "steps", "samplers", "workers"), [_model_row(model) for model in listed]
+        )
+
+
+def _client(arguments: argparse.Namespace) -> Client:
+    return Client(arguments.server, tenant=arguments.tenant, timeout_s=arguments.timeout)
+
+
+def _options(arguments: argparse.Namespace) -> JobOptions:
+    given = {name: getattr(arguments, name, None) for name in JobOptions.__annotations__}
+    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if "output_format" in options:
+        options["output_format"] = OutputFormat(options["output_format"])
+    if "labels" in options:
+        options["labels"] = dict(options["labels"])
+    if sys.stderr.isatty() and not arguments.json:
+        options.setdefault("preview_interval", 1)
+    return cast(JobOptions, options)  # the flags are named after the options
+
+
+def _job_row(job: Job) -> tuple[str, ...]:
+    done = f"{len(job.images)}/{job.parameters.images}"
+    return job.job_id, job.state, done, job.parameters.model, job.tier, job.parameters.prompt
+
+
+def _model_row(model: Model) -> tuple[str, ...]:
+    size = f"{model.native_width}×{model.native_height}"
+    name = f"{model.name} (default)" if model.is_default else model.name
+    return name, model.family, size, str(model.default_steps), ", ".join(model.samplers), str(model.workers)
+
+
+def _print_lines(values: Any) -> None:
+    for value in values:
+        print(plain.line(**plain.fields_of(value)))
+
+
+def _print_table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    console = Console(markup=False, highlight=False, emoji=False)
+    if not console.is_terminal:
+        for row in rows:
+            print("\t".join(map(shown, row)))
+        return
+    table = Table(box=None, pad_edge=False)
+    for heading in headings:
+        table.add_column(
+            heading, overflow="fold" if heading in ("job", "samplers") else "ellipsis", no_wrap=heading == "prompt"
+        )
+    for row in rows:
+        table.add_row(*map(shown, row))
+    console.print(table)

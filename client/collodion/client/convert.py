@@ -1,0 +1,36 @@
+"""Small conversions between protobuf's types and Python's: times are aware datetimes in UTC, durations are
+seconds."""
+
+import datetime
+from enum import StrEnum
+from typing import TypeVar
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+Word = TypeVar("Word", bound=StrEnum)
+
+
+def time_of(message: Message, field: str) -> datetime.datetime | None:
+    """The time in `field`, None where it is unset."""
+    if not message.HasField(field):
+        return None
+    stamp: Timestamp = getattr(message, field)
+    return stamp.ToDatetime(datetime.UTC)
+
+
+def seconds_of(duration: Duration) -> float:
+    """A duration in seconds."""
+    return duration.ToNanoseconds() / 1e9
+
+
+def word_of(words: type[Word], number: int) -> Word:
+    """The member of `words` for a protobuf enum's number, which is its place; UNSPECIFIED for an unknown one."""
+    members = tuple(words)
+    return members[number] if 0 <= number < len(members) else members[0]
+
+
+def number_of(word: StrEnum) -> int:
+    """The protobuf enum's number of a word."""
+    return tuple(type(word)).index(word)

@@ -1,0 +1,1 @@
+"""What all our processes do alike: configuration, logs, metrics, announcing themselves."""

@@ -1,0 +1,169 @@
+"""What all our processes say of jobs: their parameters, their latents, how they end."""
+
+from enum import StrEnum
+from typing import NamedTuple
+
+import msgspec
+
+
+class Message(msgspec.Struct, frozen=True, tag=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Base of everything that crosses a process boundary."""
+
+
+class LatentId(NamedTuple):
+    """One image in the making: the job and the image's 0-based index in it."""
+
+    job: str
+    image: int
+
+    def __str__(self) -> str:
+        return f"{self.job}/{self.image}"
+
+
+class JobState(StrEnum):
+    """Where a job stands; the transitions are the scheduler's (`collodion.scheduler.transitions`)."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    PARKED = "parked"
+    FINISHED = "finished"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Stage(StrEnum):
+    """What an image in the making is going through, as told to clients."""
+
+    WAITING = "waiting"
+    ENCODING = "encoding"
+    DENOISING = "denoising"
+    PARKED = "parked"
+    DECODING = "decoding"
+    DONE = "done"
+    STOPPED = "stopped"
+
+
+class OutputFormat(StrEnum):
+    """How a finished picture is stored."""
+
+    PNG = "png"
+    JPEG = "jpeg"
+    WEBP = "webp"
+
+    @property
+    def mime_type(self) -> str:
+        """For example image/png."""
+        return f"image/{self.value}"
+
+
+class Reason(StrEnum):
+    """Why something was refused or failed: the stable words of `ErrorInfo.reason` and `Failure.reason`."""
+
+    INVALID_FIELDS = "INVALID_FIELDS"
+    JOB_NOT_FOUND = "JOB_NOT_FOUND"
+    MODEL_NOT_FOUND = "MODEL_NOT_FOUND"
+    IMAGE_NOT_FOUND = "IMAGE_NOT_FOUND"
+    IMAGE_NOT_FINISHED = "IMAGE_NOT_FINISHED"
+    REQUEST_ID_REUSED = "REQUEST_ID_REUSED"
+    QUEUE_FULL = "QUEUE_FULL"
+    NOT_IMPLEMENTED = "NOT_IMPLEMENTED"
+    SCHEDULER_UNREACHABLE = "SCHEDULER_UNREACHABLE"
+    SCHEDULER_RESTARTED = "SCHEDULER_RESTARTED"
+    NO_WORKER = "NO_WORKER"
+    DRAINING = "DRAINING"
+    CANCELLED = "CANCELLED"
+    NON_FINITE_LATENT = "NON_FINITE_LATENT"
+    SAMPLER_REFUSED = "SAMPLER_REFUSED"
+    WORKER_ERROR = "WORKER_ERROR"
+    WORKER_LOST_REPEATEDLY = "WORKER_LOST_REPEATEDLY"
+    OUT_OF_MEMORY = "OUT_OF_MEMORY"
+    ARTIFACT_NOT_STORED = "ARTIFACT_NOT_STORED"
+    INTERNAL = "INTERNAL"
+
+
+class Parameters(Message, frozen=True):
+    """What determines the pictures of a job; every default is filled in by the frontend."""
+
+    model: str
+    prompt: str
+    negative_prompt: str
+    width: int
+    height: int
+    steps: int
+    sampler: str
+    guidance_scale: float
+    seed: int
+    images: int
+    output_format: OutputFormat = OutputFormat.PNG
+    quality: int = 90
+
+    @property
+    def guided(self) -> bool:
+        """Whether classifier-free guidance is on: two rows of the model call instead of one."""
+        return self.guidance_scale > 1.0
+
+    @property
+    def batch_key(self) -> str:
+        """What latents must have in common to share a model call."""
+        return f"{self.model}/{self.width}x{self.height}"
+
+
+class JobSpec(Message, frozen=True):
+    """A validated request: what to draw, for whom, by when."""
+
+    parameters: Parameters
+    tenant: str
+    tier: str
+    slo_s: float | None = None
+    detach: bool = False
+    preview_interval: int = 0
+    request_id: str = ""
+    labels: dict[str, str] = msgspec.field(default_factory=dict)
+
+
+class StoredImage(Message, frozen=True):
+    """A picture that is in the artifact store. `key` names it there."""
+
+    index: int
+    seed: int
+    key: str
+    mime_type: str
+    width: int
+    height: int
+    size_bytes: int
+    sha256: str
+
+
+class Failure(Message, frozen=True):
+    """Why a job or a latent came to nothing."""
+
+    reason: Reason
+    message: str
+
+
+class RefusedSampler(Message, frozen=True):
+    """A sampler that a model cannot use, and why."""
+
+    name: str
+    reason: str
+
+
+class ModelInfo(Message, frozen=True):
+    """A model that a worker can run; what a request that leaves fields open gets. Sizes in pixels."""
+
+    name: str
+    family: str
+    native_width: int
+    native_height: int
+    min_size: int
+    max_size: int
+    size_multiple: int
+    default_steps: int
+    max_steps: int
+    default_sampler: str
+    samplers: tuple[str, ...]
+    default_guidance_scale: float
+    max_prompt_tokens: int
+    dtype: str
+    refused_samplers: tuple[RefusedSampler, ...] = ()
+    license: str = ""

@@ -1,0 +1,216 @@
+"""What a frontend's message does.
+
+1. Everything is checked before anything changes.
+2. A tenant's jobs are its own: those of others do not exist for it.
+3. A beat is compared with the calls that we know. One that it does not name was hung up; one that we do not know was lost
+   with an earlier scheduler, or on its way, and its client has to watch again.
+"""
+
+import math
+from collections.abc import Callable
+
+import msgspec
+
+from collodion.scheduler.book import JobBook
+from collodion.scheduler.config import SchedulerConfig
+from collodion.scheduler.events import Outbox, TellFrontend
+from collodion.scheduler.fleet import Fleet
+from collodion.scheduler.frontends import Frontend
+from collodion.scheduler.ids import NewJobId
+from collodion.scheduler.job import new_job
+from collodion.scheduler.lifecycle import Lifecycle
+from collodion.scheduler.listing import page
+from collodion.scheduler.watchers import Call, Watchers
+from collodion.wire.jobs import JobSpec, Reason
+from collodion.wire.to_frontend import JobAnswer, Refused
+from collodion.wire.to_scheduler import (
+    CancelJob,
+    FromFrontend,
+    FrontendBeat,
+    GetJob,
+    LeaveJob,
+    ListJobs,
+    SubmitJob,
+    WatchJob,
+)
+
+_QUEUE_FULL_RETRY_S = 2.0
+_BEATS_TO_UNDERSTAND_AN_END = 1
+
+
+class Intake:
+    """Handles what frontends say."""
+
+    def __init__(
+        self,
+        config: SchedulerConfig,
+        book: JobBook,
+        fleet: Fleet,
+        watchers: Watchers,
+        lifecycle: Lifecycle,
+        outbox: Outbox,
+        new_job_id: NewJobId,
+    ) -> None:
+        self._config = config
+        self._tiers = {tier.name: tier.slo_s for tier in config.tier_infos()}
+        self._book = book
+        self._fleet = fleet
+        self._watchers = watchers
+        self._lifecycle = lifecycle
+        self._outbox = outbox
+        self._new_job_id = new_job_id
+        self._handlers: dict[type, Callable[..., None]] = {
+            SubmitJob: self._submit,
+            WatchJob: self._watch,
+            LeaveJob: self._leave,
+            CancelJob: self._cancel,
+            GetJob: self._get,
+            ListJobs: self._list,
+            FrontendBeat: self._beat,
+        }
+
+    def handle(self, frontend: Frontend, message: FromFrontend, now: float) -> None:
+        """One message."""
+        self._handlers[type(message)](frontend, message, now)
+
+    def hang_up(self, peer: bytes, now: float) -> None:
+        """The frontend is silent: nobody is there behind its calls."""
+        for call in self._watchers.of_peer(peer):
+            call.present = False
+            self._lifecycle.unwatched(call.job, self._config.frontend_grace_s, now)
+
+    # -------------------------------------------------------------- calls
+
+    def _submit(self, frontend: Frontend, message: SubmitJob, now: float) -> None:
+        if not frontend.is_new(message.call):
+            return
+        spec = msgspec.structs.replace(message.spec, detach=message.spec.detach or not message.watch)
+        job_id = self._book.of_request(spec)
+        refusal = self._objection(spec, message.call) if job_id is None else self._reused(spec, job_id, message.call)
+        if refusal is not None:
+            self._outbox.add(TellFrontend(frontend.peer, refusal))
+            return
+        if job_id is None:
+            slo_s = self._tiers[spec.tier] if spec.slo_s is None else spec.slo_s
+            job = new_job(self._new_job_id(now), spec, now, slo_s)
+            job_id = job.id
+            self._lifecycle.accept(job)
+        if message.watch:
+            self._attach(frontend, message.call, job_id, now)
+        else:
+            self._answer(frontend, message.call, job_id, now)
+
+    def _watch(self, frontend: Frontend, message: WatchJob, now: float) -> None:
+        if frontend.is_new(message.call) and self._found(frontend, message):
+            self._attach(frontend, message.call, message.job, now)
+
+    def _leave(self, frontend: Frontend, message: LeaveJob, now: float) -> None:
+        call = self._watchers.get(frontend.peer, message.call)
+        if call is not None:
+            self._watchers.remove(call)
+            self._lifecycle.unwatched(call.job, self._config.grace_s, now)
+
+    def _cancel(self, frontend: Frontend, message: CancelJob, now: float) -> None:
+        if self._found(frontend, message):
+            job = self._book.live.get(message.job)
+            if job is not None:
+                self._lifecycle.cancel(job, "a client cancelled it", now)
+            self._answer(frontend, message.call, message.job, now)
+
+    def _get(self, frontend: Frontend, message: GetJob, now: float) -> None:
+        if self._found(frontend, message):
+            self._answer(frontend, message.call, message.job, now)
+
+    def _list(self, frontend: Frontend, message: ListJobs, now: float) -> None:
+        self._outbox.add(TellFrontend(frontend.peer, page(message, self._book, self._lifecycle, now)))
+
+    def _beat(self, frontend: Frontend, message: FrontendBeat, now: float) -> None:
+        known = {call.number: call for call in self._watchers.of_peer(frontend.peer)}
+        for call in known.values():
+            if call.number not in message.watching:
+                self._watchers.remove(call)
+                self._lifecycle.unwatched(call.job, self._config.grace_s, now)
+            else:
+                self._named(call, now)
+        for number in message.watching.keys() - known.keys():
+            restarted = "this scheduler does not know the call: it was restarted, and jobs are lost with it"
+            self._refuse(frontend.peer, number, Reason.SCHEDULER_RESTARTED, restarted, self._config.beat_s)
+
+    # -------------------------------------------------------------- parts
+
+    def _named(self, call: Call, now: float) -> None:
+        """A beat named a call that we know: it is brought up to date if it missed anything."""
+        if call.ended:
+            call.named_ended += 1
+            call.ended = call.named_ended <= _BEATS_TO_UNDERSTAND_AN_END
+        over = call.job not in self._book.live
+        current = call.present and call.accepted and not call.stale and not over
+        call.present = True
+        if not current and not call.ended:
+            self._lifecycle.watched(call.job)
+            self._bring_up_to_date(call, now)
+
+    def _attach(self, frontend: Frontend, number: int, job_id: str, now: float) -> None:
+        call = self._watchers.add(frontend.peer, number, job_id)
+        self._lifecycle.watched(job_id)
+        self._bring_up_to_date(call, now)
+
+    def _bring_up_to_date(self, call: Call, now: float) -> None:
+        job = self._book.live.get(call.job)
+        if job is not None and not job.acknowledged:
+            return  # it is told when it is
+        shown = self._lifecycle.standing(call.job, now)
+        if shown is None:
+            self._watchers.remove(call)
+            self._refuse(call.peer, call.number, Reason.JOB_NOT_FOUND, f"job {call.job} is no longer kept")
+        else:
+            self._watchers.update(call, shown, now)
+
+    def _answer(self, frontend: Frontend, number: int, job_id: str, now: float) -> None:
+        job = self._book.live.get(job_id)
+        if job is not None and not job.acknowledged:
+            job.answers_due.append((frontend.peer, number))
+        elif (shown := self._lifecycle.standing(job_id, now)) is not None:
+            self._outbox.add(TellFrontend(frontend.peer, JobAnswer(number, shown.view)))
+
+    def _found(self, frontend: Frontend, message: WatchJob | CancelJob | GetJob) -> bool:
+        spec = self._book.spec(message.job)
+        if spec is not None and spec.tenant == message.tenant:
+            return True
+        self._refuse(frontend.peer, message.call, Reason.JOB_NOT_FOUND, f"there is no job {message.job[:64]}")
+        return False
+
+    def _reused(self, spec: JobSpec, job_id: str, call: int) -> Refused | None:
+        if self._book.spec(job_id) == spec:
+            return None
+        return Refused(call, Reason.REQUEST_ID_REUSED, f"request_id {spec.request_id} was used for another request")
+
+    def _objection(self, spec: JobSpec, call: int) -> Refused | None:
+        asked = spec.parameters
+        if not self._fleet.models():
+            patience_s = self._config.beat_s * self._config.beats_missed
+            return Refused(call, Reason.NO_WORKER, "no worker has come yet", patience_s)
+        if not self._fleet.knows(asked.model):
+            return Refused(call, Reason.MODEL_NOT_FOUND, f"there is no model {asked.model[:64]}")
+        if fault := self._fault(spec):
+            return Refused(call, Reason.INVALID_FIELDS, fault)
+        tenant_jobs = self._book.live_of_tenant[spec.tenant]
+        if len(self._book.live) >= self._config.max_jobs or tenant_jobs >= self._config.max_jobs_per_tenant:
+            whose = "the tenant's" if tenant_jobs >= self._config.max_jobs_per_tenant else "the"
+            return Refused(call, Reason.QUEUE_FULL, f"{whose} queue is full", _QUEUE_FULL_RETRY_S)
+        return None
+
+    def _fault(self, spec: JobSpec) -> str:
+        """What the frontend should have found; empty if there is nothing."""
+        if spec.tier not in self._tiers:
+            return f"tier: {spec.tier[:64]} is none of {', '.join(self._tiers)}"
+        if not 1 <= spec.parameters.images <= self._config.max_images:
+            return f"images: has to be 1 to {self._config.max_images}"
+        if spec.parameters.steps < 1:
+            return "steps: has to be at least 1"
+        if spec.slo_s is not None and not 0 < spec.slo_s < math.inf:
+            return "slo: has to be more than 0"
+        return ""
+
+    def _refuse(self, peer: bytes, call: int, reason: Reason, message: str, retry_after_s: float | None = None) -> None:
+        self._outbox.add(TellFrontend(peer, Refused(call, reason, message, retry_after_s)))

@@ -1,0 +1,83 @@
+"""What the scheduler shows to Prometheus. Labels are bounded: states, stages, tiers, message kinds; never a job or a tenant."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from collodion.scheduler.core import Core
+from collodion.scheduler.events import Command, Persist, TellFrontend, TellWorker
+from collodion.wire.jobs import JobState
+from collodion.wire.to_frontend import JobEvent, JobView
+from collodion.wire.to_worker import Membership
+
+_BATCHES = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128)
+_HANDLING_S = (2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 5e-2, 0.1, 1.0)
+_JOB_S = (0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600)
+
+
+class Metrics:
+    """The scheduler's figures."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        name = "collodion_scheduler_"
+        self.jobs = Gauge(f"{name}jobs", "Unfinished jobs.", ["state"], registry=registry)
+        self.latents = Gauge(f"{name}latents", "Images of unfinished jobs.", ["stage"], registry=registry)
+        self.queue = Gauge(f"{name}queue_latents", "Images that wait for a worker.", registry=registry)
+        self.workers = Gauge(f"{name}workers", "Workers that are alive.", registry=registry)
+        self.frontends = Gauge(f"{name}frontends", "Frontends that are heard.", registry=registry)
+        self.ended = Counter(f"{name}jobs_ended", "Jobs that ended.", ["outcome", "tier"], registry=registry)
+        self.deadlines = Counter(
+            f"{name}deadlines", "Jobs with a deadline that finished or failed.", ["met", "tier"], registry=registry
+        )
+        self.job_seconds = Histogram(
+            f"{name}job_seconds",
+            "From acceptance to the end of finished jobs.",
+            ["tier"],
+            buckets=_JOB_S,
+            registry=registry,
+        )
+        self.batch = Histogram(
+            f"{name}membership_latents", "Images to run in each membership sent.", buckets=_BATCHES, registry=registry
+        )
+        self.handling = Histogram(
+            f"{name}decision_seconds",
+            "Time to handle one event, decisions included.",
+            buckets=_HANDLING_S,
+            registry=registry,
+        )
+        self.received = Counter(f"{name}messages_received", "Messages heard.", ["kind"], registry=registry)
+        self.sent = Counter(f"{name}messages_sent", "Messages said.", ["kind"], registry=registry)
+        self.events = Counter(f"{name}events_sent", "Job events said to frontends.", ["event"], registry=registry)
+        self.send_failures = Counter(
+            f"{name}send_failures", "Messages a peer had no room for.", ["peer"], registry=registry
+        )
+        self.decode_errors = Counter(f"{name}decode_errors", "Messages that were none.", ["peer"], registry=registry)
+        self.handler_errors = Counter(f"{name}handler_errors", "Events whose handling broke off.", registry=registry)
+
+    def done(self, command: Command) -> None:
+        """Counts a command that was carried out."""
+        if isinstance(command, Persist) and command.view.ended is not None:
+            self._job_ended(command.view)
+        elif isinstance(command, TellFrontend | TellWorker):
+            self.sent.labels(type(command.message).__name__).inc()
+            if isinstance(command.message, JobEvent):
+                self.events.labels(type(command.message.event).__name__).inc(len(command.message.calls))
+            elif isinstance(command.message, Membership):
+                self.batch.observe(len(command.message.running))
+
+    def sample(self, core: Core) -> None:
+        """Sets the gauges."""
+        census = core.census()
+        for state, count in census.jobs.items():
+            self.jobs.labels(state.value).set(count)
+        for stage, count in census.latents.items():
+            self.latents.labels(stage.value).set(count)
+        self.queue.set(census.queued_latents)
+        self.workers.set(census.workers)
+        self.frontends.set(census.frontends)
+
+    def _job_ended(self, view: JobView) -> None:
+        tier = view.spec.tier
+        self.ended.labels(view.state.value, tier).inc()
+        if view.deadline_met is not None and view.state is not JobState.CANCELLED:
+            self.deadlines.labels(str(view.deadline_met).lower(), tier).inc()
+        if view.state is JobState.FINISHED and view.timings is not None:
+            self.job_seconds.labels(tier).observe(view.timings.total_s)

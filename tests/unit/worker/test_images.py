@@ -1,0 +1,129 @@
+"""Files of finished pictures: format, metadata, and failures."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image
+
+from collodion.wire.artifacts import DirectoryStore
+from collodion.wire.jobs import LatentId, OutputFormat, Parameters, Reason, Stage
+from collodion.wire.to_worker import JobOrder
+from collodion.worker.images import ImageKeeper, encode
+from collodion.worker.latent import Latent, WorkerJob
+from collodion.worker.metrics import WorkerMetrics
+from collodion.worker.preview import encode_preview
+
+PICTURE = np.arange(24 * 40 * 3, dtype=np.uint8).reshape(24, 40, 3)
+
+
+def parameters(**fields):
+    sensible = {
+        "model": "shapes",
+        "prompt": "ein Kreis – 円",
+        "negative_prompt": "blue",
+        "width": 40,
+        "height": 24,
+        "steps": 20,
+        "sampler": "dpmpp_2m",
+        "guidance_scale": 7.5,
+        "seed": 42,
+        "images": 3,
+    }
+    return Parameters(**{**sensible, **fields})
+
+
+def metadata(data):
+    """The two texts in a file: for people, and as JSON."""
+    image = Image.open(io.BytesIO(data))
+    if image.format == "PNG":
+        return image.text["parameters"], image.text.get("collodion")
+    exif = image.getexif()
+    comment = exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment]
+    assert comment[:8] == b"UNICODE\0"
+    return comment[8:].decode("utf-16-be"), exif.get(ExifTags.Base.ImageDescription)
+
+
+@pytest.mark.parametrize("output_format", OutputFormat)
+def test_a_file_says_how_it_was_drawn(output_format):
+    drawn = parameters(output_format=output_format)
+    text, data = metadata(encode(PICTURE, drawn))
+    assert text == (
+        "ein Kreis – 円\nNegative prompt: blue\n"
+        "Steps: 20, Sampler: dpmpp_2m, CFG scale: 7.5, Seed: 42, Size: 40x24, Model: shapes, Version: collodion"
+    )
+    assert Parameters(**json.loads(data)) == drawn
+
+
+def test_a_png_is_lossless_and_of_the_pictures_size():
+    image = Image.open(io.BytesIO(encode(PICTURE, parameters())))
+    assert (np.asarray(image) == PICTURE).all()
+
+
+def test_quality_decides_how_large_a_lossy_file_is():
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    for output_format in (OutputFormat.JPEG, OutputFormat.WEBP):
+        sizes = [
+            len(encode(noise, parameters(output_format=output_format, quality=quality))) for quality in (1, 50, 100)
+        ]
+        assert sizes == sorted(sizes)
+        assert sizes[0] < sizes[2] / 2
+
+
+@pytest.mark.parametrize("output_format", OutputFormat)
+@pytest.mark.parametrize(
+    "prompt", ["", "\0 \ud800".encode("utf-8", "replace").decode(), "🦀" * 10_000, "x" + "🦀" * 9_999]
+)
+def test_no_prompt_is_too_strange_or_too_long_for_a_file(output_format, prompt):
+    text, _ = metadata(encode(PICTURE, parameters(prompt=prompt, negative_prompt=prompt, output_format=output_format)))
+    assert text.startswith(prompt.replace("\0", "")[:1_000])
+
+
+def make_latent():
+    return Latent(
+        LatentId("job", 1), WorkerJob(JobOrder(job="job", parameters=parameters()), None), stage=Stage.DECODING
+    )
+
+
+@pytest.fixture
+def keeper(tmp_path):
+    changes = []
+    keeper = ImageKeeper(DirectoryStore(tmp_path), 1, WorkerMetrics(), lambda: changes.append(1))
+    keeper.changes = changes
+    yield keeper
+    keeper.close()
+
+
+def test_a_stored_picture_carries_its_own_seed(keeper, tmp_path):
+    latent = make_latent()
+    keeper.keep(latent, PICTURE)
+    keeper.close()
+    assert latent.stage is Stage.DONE
+    assert (latent.image.index, latent.image.seed, latent.image.key) == (1, 43, "job/1.png")
+    _, data = metadata((tmp_path / "job" / "1.png").read_bytes())
+    assert Parameters(**json.loads(data)) == parameters(seed=43, images=1)
+    assert keeper.changes == [1]
+
+
+def test_a_dropped_latent_is_not_stored(keeper, tmp_path):
+    latent = make_latent()
+    latent.dropped = True
+    keeper.keep(latent, PICTURE)
+    keeper.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_picture_that_cannot_be_stored_fails_its_latent_with_the_reason(keeper, tmp_path):
+    (tmp_path / "job").write_text("a file where a directory should be")
+    latent = make_latent()
+    keeper.keep(latent, PICTURE)
+    keeper.close()
+    assert latent.stage is Stage.STOPPED
+    assert latent.failure.reason is Reason.ARTIFACT_NOT_STORED
+    assert keeper.changes == [1]
+
+
+def test_a_preview_has_the_pictures_proportions_and_at_most_128_pixels():
+    for width, height, expected in ((512, 768, (85, 128)), (64, 32, (64, 32)), (4096, 8, (128, 1))):
+        assert Image.open(io.BytesIO(encode_preview(PICTURE, width, height))).size == expected

@@ -1,0 +1,64 @@
+"""Which of the scheduler's words count."""
+
+import pytest
+
+from collodion.wire.to_worker import Membership
+from collodion.worker.inbox import Inbox
+
+
+def membership(scheduler="s", worker="me", number=1):
+    return Membership(scheduler=scheduler, worker=worker, number=number, running=())
+
+
+@pytest.fixture
+def inbox():
+    return Inbox("me")
+
+
+def test_before_anything_is_said_nothing_is_held(inbox):
+    assert (inbox.newest.scheduler, inbox.newest.number, inbox.newest.running) == ("", 0, ())
+
+
+def test_the_newest_membership_replaces_older_ones(inbox):
+    assert inbox.offer(membership(number=3))
+    assert inbox.offer(membership(number=7))
+    assert inbox.newest.number == 7
+
+
+@pytest.mark.parametrize("number", [5, 4, 0, -1])
+def test_numbers_that_are_not_above_the_last_are_ignored(inbox, number):
+    inbox.offer(membership(number=5))
+    assert not inbox.offer(membership(number=number))
+    assert inbox.newest.number == 5
+
+
+def test_what_is_meant_for_another_incarnation_is_ignored(inbox):
+    assert not inbox.offer(membership(worker="my predecessor"))
+    assert inbox.newest.scheduler == ""
+
+
+def test_another_scheduler_starts_anew_from_its_first_number(inbox):
+    inbox.offer(membership(number=50))
+    assert inbox.offer(membership(scheduler="next", number=1))
+    assert inbox.newest.scheduler == "next"
+
+
+def test_a_beat_of_another_scheduler_empties_the_wish(inbox):
+    inbox.offer(membership(number=50))
+    assert inbox.heard("next")
+    assert (inbox.newest.scheduler, inbox.newest.number) == ("next", 0)
+
+
+def test_a_beat_of_the_same_scheduler_changes_nothing(inbox):
+    inbox.offer(membership(number=50))
+    newest = inbox.newest
+    assert inbox.heard("s")
+    assert inbox.newest is newest
+
+
+def test_a_replaced_scheduler_is_not_heard_again(inbox):
+    inbox.offer(membership(number=1))
+    inbox.heard("next")
+    assert not inbox.heard("s")
+    assert not inbox.offer(membership(number=99))
+    assert inbox.newest.scheduler == "next"

@@ -1,0 +1,149 @@
+"""From the `models` setting to pipelines: what loads, what is refused with a sentence, what is told to clients."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from collodion.process.config import ConfigError
+from collodion.wire.jobs import Parameters, Reason
+from collodion.worker.config import WorkerConfig
+from collodion.worker.families.rgb_map import fit_rgb_map, to_rgb
+from collodion.worker.models import load_models
+from collodion.worker.pipeline import LatentRefused
+from collodion.worker.sampling.catalog import SAMPLERS
+
+
+def load(folder, **settings):
+    return load_models(WorkerConfig(models=(f"mine={folder}",), device="cpu", threads=1, **settings))[1]["mine"]
+
+
+@pytest.fixture
+def broken(tiny_folder, tmp_path):
+    """A copy of the tiny model that a test may break."""
+    return shutil.copytree(tiny_folder, tmp_path / "model")
+
+
+def edit(file, **changes):
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def test_a_model_is_described_as_its_folder_says(tiny):
+    info = tiny.info
+    assert (info.family, info.dtype, info.native_width, info.native_height) == ("stable-diffusion", "float32", 64, 64)
+    assert (info.min_size, info.max_size, info.size_multiple) == (16, 128, 8)
+    assert info.samplers == tuple(SAMPLERS)
+    assert info.max_prompt_tokens == tiny._pipeline.tokenizer.model_max_length - 2
+
+
+def test_samplers_that_the_models_schedule_does_not_allow_are_refused_with_reason(broken):
+    edit(broken / "scheduler" / "scheduler_config.json", rescale_betas_zero_snr=True, prediction_type="v_prediction")
+    model = load(broken)
+    refused = {refusal.name: refusal.reason for refusal in model.info.refused_samplers}
+    assert {"heun", "lms", "deis", "pndm"} <= refused.keys()
+    assert not refused.keys() & set(model.info.samplers)
+    with pytest.raises(LatentRefused) as refusal:
+        model.prepare(Parameters("mine", "x", "", 64, 64, 4, "heun", 1.0, 1, 1))
+    assert refusal.value.failure.reason is Reason.SAMPLER_REFUSED
+    assert refusal.value.failure.message == refused["heun"]
+
+
+def test_a_folder_may_bring_its_own_defaults(broken):
+    own = {"default_steps": 9, "default_sampler": "ddim", "default_guidance_scale": 3, "license": "MIT"}
+    (broken / "collodion.json").write_text(json.dumps(own))
+    info = load(broken).info
+    assert {key: getattr(info, key) for key in own} == own
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("{", "collodion.json"),
+        ("[1]", "not an object"),
+        ('{"steps": 1}', "steps = 1"),
+        ('{"default_steps": "many"}', "default_steps = 'many'"),
+    ],
+)
+def test_defaults_that_make_no_sense_are_refused(broken, text, sentence):
+    (broken / "collodion.json").write_text(text)
+    with pytest.raises(ConfigError, match=sentence):
+        load(broken)
+
+
+def remove_weights(folder):
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+
+
+def pickle_weights(folder):
+    remove_weights(folder)
+    torch.save({}, folder / "unet" / "diffusion_pytorch_model.bin")
+
+
+def cut_weights(folder):
+    file = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+
+
+BREAKS = {
+    "nothing there": (lambda folder: shutil.rmtree(folder), "not a diffusers folder"),
+    "no index": (lambda folder: (folder / "model_index.json").unlink(), "not a diffusers folder"),
+    "index is no JSON": (lambda folder: (folder / "model_index.json").write_text("{"), "not a diffusers folder"),
+    "other family": (lambda folder: edit(folder / "model_index.json", _class_name="FluxPipeline"), "is not a Stable"),
+    "code of its own": (lambda folder: edit(folder / "model_index.json", unet=["my_unet", "Mine"]), "code of its own"),
+    "no weights": (remove_weights, "cannot be loaded"),
+    "weights only as pickle": (pickle_weights, "cannot be loaded"),
+    "weights cut off": (cut_weights, "cannot be loaded"),
+    "inpainting": (lambda folder: edit(folder / "unet" / "config.json", in_channels=9), "cannot be loaded|inpainting"),
+    "distilled": (lambda folder: edit(folder / "unet" / "config.json", time_cond_proj_dim=8), "time_cond_proj_dim"),
+}
+
+
+@pytest.mark.parametrize("what", BREAKS)
+def test_a_broken_folder_is_refused_with_its_name(broken, what):
+    breaking, sentence = BREAKS[what]
+    breaking(broken)
+    with pytest.raises(ConfigError, match=sentence) as error:
+        load(broken)
+    assert str(broken) in str(error.value)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:63", "mps", "cuda:x"])
+def test_a_device_that_is_not_there_is_refused(tiny_folder, device):
+    with pytest.raises(ConfigError, match="device"):
+        load_models(WorkerConfig(models=(f"mine={tiny_folder}",), device=device))
+
+
+def test_simulated_models_go_beside_real_ones(tiny_folder):
+    config = WorkerConfig(models=("simulated", f"mine={tiny_folder}"), device="cpu", threads=1)
+    device, pipelines = load_models(config)
+    assert (device, list(pipelines)) == ("cpu", ["simulated", "mine"])
+
+
+def test_the_rgb_map_finds_a_vae_that_is_a_linear_map_of_colours():
+    mixing = torch.tensor([[0.5, -0.2, 0.1], [0.0, 0.7, 0.3], [-0.4, 0.1, 0.6], [0.2, 0.2, 0.2]])
+
+    class Linear:
+        device, dtype, config = "cpu", torch.float32, type("Config", (), {"scaling_factor": 0.5})
+        mode = None
+
+        def encode(self, pictures):
+            small = torch.nn.functional.avg_pool2d(pictures, 8)
+            latents = torch.einsum("bchw,kc->bkhw", small, mixing) + 0.3
+            distribution = type("Distribution", (), {"mode": lambda self: latents})()
+            return type("Encoded", (), {"latent_dist": distribution})()
+
+    colours = torch.rand((3, 4, 4), generator=torch.Generator().manual_seed(1))
+    latent = (torch.einsum("chw,kc->khw", colours * 2 - 1, mixing) + 0.3) * 0.5
+    picture = to_rgb(latent, fit_rgb_map(Linear(), 8))
+    expected = (colours * 255).round().permute(1, 2, 0).numpy()
+    assert np.abs(picture.astype(int) - expected).max() <= 2
+
+
+def test_a_preview_is_a_small_picture_of_the_latent(tiny, drive):
+    plan = tiny.prepare(Parameters("tiny", "x", "", 64, 64, 4, "euler", 1.0, 1, 1))
+    state = tiny.begin(plan, tiny.encode([plan]).conditioning[0], 1)
+    picture = tiny.preview(tiny.snapshot(state))
+    assert picture.shape == (8, 8, 3)
+    assert picture.dtype == np.uint8

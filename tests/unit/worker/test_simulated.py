@@ -1,0 +1,77 @@
+"""The simulated family: costs, pictures, evaluations, rehearsed trouble."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from collodion.process.config import ConfigError
+from collodion.wire.jobs import LatentId, Parameters, Reason, Stage
+from collodion.worker.config import WorkerConfig
+from collodion.worker.families.simulated import CostTable, Simulated, draw
+from collodion.worker.sampling.catalog import SAMPLERS
+
+FREE = {"simulated_step_ms": ("1:0",), "simulated_encode_ms": 0.0, "simulated_decode_ms": 0.0}
+
+
+def parameters(**fields):
+    sensible = {"model": "simulated", "prompt": "x", "negative_prompt": "", "width": 24, "height": 16, "steps": 4}
+    return Parameters(**{**sensible, "sampler": "euler", "guidance_scale": 7.5, "seed": 0, "images": 1, **fields})
+
+
+@pytest.fixture
+def simulated():
+    return Simulated("simulated", WorkerConfig(**FREE))
+
+
+@pytest.mark.parametrize(("batch", "ms"), [(1, 10), (3, 12), (5, 14), (8, 20), (100, 20)])
+def test_a_batch_costs_what_the_table_says(batch, ms):
+    assert CostTable.parse(("5:14", "1:10", "8:20")).seconds(batch) == pytest.approx(ms / 1000)
+
+
+@pytest.mark.parametrize("pairs", [(), ("ten",), ("1:2:3",), ("0:1",), ("1:-1",), ("1:nan",), ("1.5:3",)])
+def test_a_table_that_makes_no_sense_is_refused(pairs):
+    with pytest.raises(ConfigError):
+        CostTable.parse(pairs)
+
+
+@given(prompt=st.text(max_size=20), seed=st.integers(0, 2**53))
+def test_a_picture_depends_on_its_parameters_alone(prompt, seed):
+    first, again = (draw(parameters(prompt=prompt), seed) for _ in range(2))
+    assert first.shape == (16, 24, 3)
+    assert first.dtype == np.uint8
+    assert (first == again).all()
+    assert (first != draw(parameters(prompt=prompt), seed + 1)).any()
+    assert (first != draw(parameters(prompt=prompt + "!"), seed)).any()
+
+
+@pytest.mark.parametrize(("sampler", "evaluations"), [("euler", 20), ("heun", 39), ("kdpm2", 39), ("pndm", 21)])
+def test_a_sampler_makes_as_many_evaluations_as_the_real_one(simulated, sampler, evaluations):
+    course = simulated.prepare(parameters(sampler=sampler, steps=20)).course
+    assert len(course) - 1 == evaluations
+    assert (course[0], course[-1]) == (0, 20)
+    assert list(course) == sorted(course)
+
+
+def test_every_sampler_runs_with_one_step(simulated, drive):
+    driver = drive(simulated, max_batch=len(SAMPLERS))
+    jobs = {name: {"model": "simulated", "sampler": name, "steps": 1} for name in SAMPLERS}
+    assert len(driver.draw(jobs)) == len(SAMPLERS)
+
+
+def test_trouble_is_rehearsed_on_request_alone(simulated, drive):
+    driver = drive(simulated)
+    prompts = {"good": "x", "lost": "[nan]", "raises": "[raise]"}
+    for job, prompt in prompts.items():
+        driver.order(job, model="simulated", prompt=prompt)
+    driver.wish([LatentId(job, 0) for job in prompts])
+    driver.finish()
+    assert driver.latent(LatentId("good", 0)).stage is Stage.DONE
+    assert driver.latent(LatentId("lost", 0)).failure.reason is Reason.NON_FINITE_LATENT
+    assert driver.latent(LatentId("raises", 0)).failure.reason is Reason.WORKER_ERROR
+
+
+def test_a_preview_begins_as_noise_and_ends_as_the_picture(simulated):
+    begun, ended = (simulated.preview((parameters(), 3, done)) for done in (0.0, 1.0))
+    begun_grain, ended_grain = (np.abs(np.diff(picture.astype(int), axis=0)).mean() for picture in (begun, ended))
+    assert begun_grain > 10 * ended_grain

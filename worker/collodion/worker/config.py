@@ -1,0 +1,104 @@
+"""The settings of a worker, and what a setting means where it is more than a number."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from collodion.process.config import setting
+from collodion.process.logs import LogFormat, LogLevel
+from collodion.process.running import default_artifacts_dir, default_run_dir
+
+
+class Precision(StrEnum):
+    """What the model computes in. Sampler arithmetic is float32 whatever is chosen."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+
+
+@dataclass(frozen=True)
+class WorkerConfig:
+    """Settings of the worker."""
+
+    name: str = setting(
+        "worker-0", "Name in announcements, logs and AdminService; two workers with one name hide each other."
+    )
+    run_dir: Path = setting(
+        default_run_dir(), "Directory of the private sockets; the same for all processes of a server."
+    )
+    artifacts: Path = setting(
+        default_artifacts_dir(), "Directory of finished pictures; the frontends have to see the same one."
+    )
+    models: tuple[str, ...] = setting(
+        ("shapes",),
+        "Models to load: shapes (embedded), simulated, or NAME=/path/to/diffusers/folder; more than fit into memory fail to load.",
+    )
+    device: str = setting("auto", "auto, cpu or cuda:N; auto is the first GPU if there is one, and else the CPU.")
+    dtype: Precision = setting(
+        Precision.AUTO,
+        "Precision of the model: auto is float32 on a CPU and float16 on a GPU; float16 on a CPU is slow or fails.",
+    )
+    threads: int = setting(
+        0,
+        "CPU threads of a model call, 0 for the physical cores; more than are idle make it many times slower.",
+        low=0,
+        high=1024,
+    )
+    max_batch: int = setting(
+        16,
+        "Latents of one model call at most; too few waste the device, too many do not fit its memory.",
+        low=1,
+        high=1024,
+    )
+    max_resident: int = setting(
+        256,
+        "Latents held at most, parked ones too; too few leave work waiting elsewhere, too many fill the memory.",
+        low=1,
+        high=65536,
+    )
+    encode_batch: int = setting(
+        8,
+        "Jobs whose prompts are encoded at once; many delay the next step, few make a burst wait longer.",
+        low=1,
+        high=256,
+    )
+    decode_batch: int = setting(
+        4,
+        "Latents decoded to pictures at once; many delay the next step and take much memory, few cost throughput.",
+        low=1,
+        high=256,
+    )
+    reproducible: bool = setting(
+        False,
+        "Pads every batch to its greatest size: pictures are the same bit for bit whatever runs beside; one job costs as much as many.",
+    )
+    report_interval_s: float = setting(
+        0.02,
+        "Least time between reports of progress; short ones cost both sides time, long ones make progress jump.",
+        low=0.001,
+        high=10,
+    )
+    image_threads: int = setting(
+        2,
+        "Threads that encode and store pictures; too few let pictures wait, too many take CPU time from the model.",
+        low=1,
+        high=64,
+    )
+    beat_s: float = setting(1.0, "Time between heartbeats; has to be the scheduler's.", low=0.01, high=60)
+    beats_missed: int = setting(3, "Beats without a word after which the scheduler counts as away.", low=1, high=100)
+    simulated_step_ms: tuple[str, ...] = setting(
+        ("1:10",),
+        "What a step of the simulated model costs, as BATCH:MS pairs; between them it is interpolated, beyond the last it stays.",
+    )
+    simulated_encode_ms: float = setting(
+        2.0, "What encoding a batch costs the simulated model, in ms.", low=0, high=60_000
+    )
+    simulated_decode_ms: float = setting(
+        5.0, "What decoding a batch costs the simulated model, in ms.", low=0, high=60_000
+    )
+    metrics_host: str = setting("127.0.0.1", "Address of the metrics endpoint; it has no authentication.")
+    metrics_port: int = setting(9472, "Port of the metrics endpoint; 0 takes any free one.", low=0, high=65535)
+    log_format: LogFormat = setting(LogFormat.TEXT, "text for people, json for machines.")
+    log_level: LogLevel = setting(LogLevel.INFO, "debug, info, warning or error; debug is too much for a busy worker.")

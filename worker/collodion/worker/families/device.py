@@ -1,0 +1,111 @@
+"""Devices of torch: which one, in what precision, how its time is taken and how its lack of memory is recognised.
+
+The CUDA paths of this project were written without a GPU at hand; tests/gpu runs them where there is one.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from collodion.process.config import ConfigError
+from collodion.worker.config import Precision, WorkerConfig
+from collodion.worker.timing import HostSpan, Span
+
+_DTYPES = {
+    Precision.FLOAT32: torch.float32,
+    Precision.FLOAT16: torch.float16,
+    Precision.BFLOAT16: torch.bfloat16,
+}
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where and in what precision models run. `run_ahead`: see Pipeline."""
+
+    place: torch.device
+    dtype: torch.dtype
+
+    @property
+    def run_ahead(self) -> int:
+        """One batch is queued behind the one that runs, so that a GPU has no gap; a CPU has no queue."""
+        return 1 if self.place.type == "cuda" else 0
+
+    def span(self) -> Span:
+        """Takes the time of one batch."""
+        return CudaSpan(self.place) if self.place.type == "cuda" else HostSpan()
+
+    def to_host(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A copy on the host, complete once the span in which this was called is over; on a CPU the tensor itself."""
+        if self.place.type != "cuda":
+            return tensor
+        pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        return pinned.copy_(tensor, non_blocking=True)
+
+
+class CudaSpan:
+    """Two events on the current stream: nothing waits until `wait`."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream = torch.cuda.current_stream(device)
+        self._began = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        self._ended = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+
+    def __enter__(self) -> "CudaSpan":
+        self._began.record(self._stream)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._ended.record(self._stream)
+
+    def wait(self) -> float:
+        """See Span."""
+        self._ended.synchronize()
+        return float(self._began.elapsed_time(self._ended)) / 1000
+
+    def gap_after(self, previous: "CudaSpan") -> float:
+        """See Span."""
+        return float(previous._ended.elapsed_time(self._began)) / 1000
+
+
+def choose_device(config: WorkerConfig) -> Device:
+    """What the settings say, made ready. Raises ConfigError if there is no such device."""
+    name = config.device
+    if name == "auto":
+        name = "cuda:0" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device: {name!r} is not auto, cpu or cuda:N") from error
+    if chosen.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device: {name!r} is not auto, cpu or cuda:N")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"device: {name} is not there; torch {torch.__version__} sees {torch.cuda.device_count()} GPUs"
+        )
+    _set_up(chosen, config)
+    fallback = torch.float32 if chosen.type == "cpu" else torch.float16
+    return Device(chosen, _DTYPES.get(config.dtype, fallback))
+
+
+def _set_up(device: torch.device, config: WorkerConfig) -> None:
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        torch.backends.cudnn.deterministic = config.reproducible
+
+
+@contextlib.contextmanager
+def memory_errors() -> Iterator[None]:
+    """Turns every way in which torch says that memory is short into MemoryError."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        torch.cuda.empty_cache()
+        raise MemoryError(str(error)) from error
+    except RuntimeError as error:
+        if "can't allocate memory" in str(error):  # the CPU allocator has no type of its own for it
+            raise MemoryError(str(error)) from error
+        raise

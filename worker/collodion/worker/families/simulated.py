@@ -1,0 +1,187 @@
+"""The simulated family: a cost table instead of a model, for tests, laptops and load runs. Imports no torch.
+
+1. A batch costs what the table says, slept on the device thread.
+2. A picture depends on prompt, negative prompt, seed and size alone, whatever runs beside it.
+3. A prompt may ask for trouble, to rehearse it: `[raise]` raises in the second evaluation, `[nan]` goes non-finite there,
+   `[crash]` ends the whole process.
+"""
+
+import hashlib
+import os
+import time
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from collodion.process.config import ConfigError
+from collodion.wire.jobs import Failure, ModelInfo, Parameters, Reason
+from collodion.worker.config import WorkerConfig
+from collodion.worker.pipeline import Decoded, Encoded, LatentRefused, Picture, Plan, Stepped
+from collodion.worker.sampling.catalog import MAX_STEPS, SAMPLERS
+from collodion.worker.timing import HostSpan
+
+_SECOND_ORDER = frozenset({"heun", "kdpm2"})
+_WINDOW_WORDS = 75
+_PREVIEW_SIDE = 32
+_GRAIN = 16  # of 255; without it a large picture would compress to nothing, which no real one does
+
+
+@dataclass(frozen=True)
+class CostTable:
+    """Milliseconds by batch size: interpolated between the points, the nearest point's outside them."""
+
+    points: tuple[tuple[int, float], ...]
+
+    @classmethod
+    def parse(cls, pairs: Sequence[str]) -> "CostTable":
+        """From BATCH:MS pairs. Raises ConfigError."""
+        try:
+            points = sorted((int(batch), float(ms)) for batch, ms in (pair.split(":") for pair in pairs))
+        except ValueError as error:
+            raise ConfigError(f"simulated_step_ms: {','.join(pairs)} is not a list of BATCH:MS pairs") from error
+        if not points or any(batch < 1 or not 0 <= ms < 1e6 for batch, ms in points):
+            raise ConfigError("simulated_step_ms needs at least one pair; batches from 1, milliseconds from 0")
+        return cls(tuple(points))
+
+    def seconds(self, batch: int) -> float:
+        """What a batch of this size costs."""
+        index = bisect_left(self.points, (batch, 0.0))
+        if index == 0 or index == len(self.points):
+            return self.points[min(index, len(self.points) - 1)][1] / 1000
+        (low, low_ms), (high, high_ms) = self.points[index - 1 : index + 1]
+        return (low_ms + (high_ms - low_ms) * (batch - low) / (high - low)) / 1000
+
+
+@dataclass(eq=False, slots=True)
+class SimulatedLatent:
+    """Counts its evaluations, which is all that a simulated latent is."""
+
+    plan: Plan
+    seed: int
+    trouble: str
+    evaluations: int = 0
+
+
+class Simulated:
+    """See the module."""
+
+    run_ahead = 0
+
+    def __init__(self, name: str, config: WorkerConfig) -> None:
+        self._step_cost = CostTable.parse(config.simulated_step_ms)
+        self._encode_s = config.simulated_encode_ms / 1000
+        self._decode_s = config.simulated_decode_ms / 1000
+        self.info = ModelInfo(
+            name=name,
+            family="simulated",
+            native_width=512,
+            native_height=512,
+            min_size=8,
+            max_size=4096,
+            size_multiple=8,
+            default_steps=20,
+            max_steps=MAX_STEPS,
+            default_sampler="dpmpp_2m",
+            samplers=tuple(SAMPLERS),
+            default_guidance_scale=7.5,
+            max_prompt_tokens=_WINDOW_WORDS,
+            dtype="none",
+            license="Apache-2.0",
+        )
+
+    def prepare(self, parameters: Parameters) -> Plan:
+        """See Pipeline. A word counts as a token."""
+        if parameters.sampler not in SAMPLERS:
+            message = f"unknown sampler {parameters.sampler!r}"
+            raise LatentRefused(Failure(reason=Reason.SAMPLER_REFUSED, message=message))
+        words = len(parameters.prompt.split())
+        warning = ("PROMPT_TRUNCATED", f"the prompt has {words} words, of which the first {_WINDOW_WORDS} are read")
+        return Plan(parameters, _course(parameters), (warning,) if words > _WINDOW_WORDS else ())
+
+    def encode(self, plans: Sequence[Plan]) -> Encoded[str]:
+        """See Pipeline."""
+        with HostSpan() as span:
+            time.sleep(self._encode_s)
+        return Encoded(span, [plan.parameters.prompt for plan in plans])
+
+    def begin(self, plan: Plan, conditioning: str, seed: int) -> SimulatedLatent:
+        """See Pipeline."""
+        trouble = next((word for word in ("[raise]", "[nan]", "[crash]") if word in conditioning), "")
+        return SimulatedLatent(plan, seed, trouble)
+
+    def step(self, states: Sequence[SimulatedLatent]) -> Stepped:
+        """See Pipeline."""
+        with HostSpan() as span:
+            lost = [row for row, state in enumerate(states) if state.trouble and _rehearse(state)]
+            time.sleep(self._step_cost.seconds(len(states)))
+        for state in states:
+            state.evaluations += 1
+        return Stepped(span, lambda: lost)
+
+    def decode(self, states: Sequence[SimulatedLatent]) -> Decoded:
+        """See Pipeline."""
+        ends = time.perf_counter() + self._decode_s
+        with HostSpan() as span:
+            pictures = [draw(state.plan.parameters, state.seed) for state in states]
+            time.sleep(max(0.0, ends - time.perf_counter()))
+        return Decoded(span, lambda: pictures)
+
+    def park(self, state: SimulatedLatent) -> None:
+        """See Pipeline. There is nothing to let go of."""
+
+    def snapshot(self, state: SimulatedLatent) -> tuple[Parameters, int, float]:
+        """See Pipeline."""
+        return state.plan.parameters, state.seed, state.evaluations / (len(state.plan.course) - 1)
+
+    def preview(self, snapshot: tuple[Parameters, int, float]) -> Picture:
+        """See Pipeline. Noise that gives way to the picture."""
+        parameters, seed, done = snapshot
+        picture = _gradient(_generator(parameters, seed), _PREVIEW_SIDE, _PREVIEW_SIDE)
+        noise = np.random.default_rng(seed).integers(0, 256, picture.shape)
+        mixed: Picture = (picture * done + noise * (1 - done)).astype(np.uint8)
+        return mixed
+
+
+def _course(parameters: Parameters) -> tuple[int, ...]:
+    """As many evaluations as the real sampler makes."""
+    steps = parameters.steps
+    if parameters.sampler in _SECOND_ORDER:
+        return (*(call // 2 for call in range(2 * steps - 1)), steps)
+    if parameters.sampler == "pndm":
+        return (0, *range(steps + 1))
+    return tuple(range(steps + 1))
+
+
+def _rehearse(state: SimulatedLatent) -> bool:
+    """Does what the prompt asks for; whether the latent is to go non-finite."""
+    if state.evaluations != min(1, len(state.plan.course) - 2):
+        return False
+    if state.trouble == "[crash]":
+        os._exit(3)
+    if state.trouble == "[raise]":
+        raise RuntimeError("this prompt asked for an error")
+    return True
+
+
+def _generator(parameters: Parameters, seed: int) -> np.random.Generator:
+    text = f"{parameters.prompt}\0{parameters.negative_prompt}\0{seed}"
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+    return np.random.default_rng(np.frombuffer(digest, np.uint32))
+
+
+def draw(parameters: Parameters, seed: int) -> Picture:
+    """The picture of these parameters: a gradient between two colours, with grain."""
+    generator = _generator(parameters, seed)
+    picture = _gradient(generator, parameters.height, parameters.width)
+    grain = generator.integers(0, _GRAIN, picture.shape, dtype=np.uint8)
+    return picture + grain
+
+
+def _gradient(generator: np.random.Generator, height: int, width: int) -> Picture:
+    near, far = generator.integers(0, 256 - _GRAIN, (2, 3))
+    slope: NDArray[np.float64] = np.add.outer(np.linspace(0, 0.5, height), np.linspace(0, 0.5, width))[..., None]
+    gradient: Picture = (near + (far - near) * slope).astype(np.uint8)
+    return gradient

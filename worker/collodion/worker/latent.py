@@ -1,0 +1,97 @@
+"""A latent and its job as a worker knows them.
+
+The device thread and, once a picture is decoded, the thread that stores it write; the link reads at any moment. So `stage` is always
+written last: who reads DONE finds the image, who reads STOPPED the failure.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from collodion.wire.jobs import Failure, LatentId, Stage, StoredImage
+from collodion.wire.to_scheduler import LatentReport
+from collodion.wire.to_worker import JobOrder
+from collodion.worker.pipeline import AnyPipeline, Plan
+
+ENDED = frozenset({Stage.DONE, Stage.STOPPED})
+
+
+@dataclass(eq=False)
+class WorkerJob:
+    """What is common to a job's latents here. `plan` and `failure` are set by the thread that prepares."""
+
+    order: JobOrder
+    pipeline: AnyPipeline | None
+    key: str = field(init=False)
+    plan: Plan | None = None
+    conditioning: Any = None
+    failure: Failure | None = None
+
+    def __post_init__(self) -> None:
+        self.key = self.order.parameters.batch_key
+
+    @property
+    def job_id(self) -> str:
+        """The job's own."""
+        return self.order.job
+
+
+@dataclass(eq=False, slots=True)
+class Latent:
+    """One image in the making. `state` is the family's own, from the first step to the decoding."""
+
+    id: LatentId
+    job: WorkerJob
+    stage: Stage = Stage.WAITING
+    evaluations: int = 0
+    steps: int = 0
+    course: tuple[int, ...] = ()
+    state: Any = None
+    image: StoredImage | None = None
+    failure: Failure | None = None
+    dropped: bool = False
+    preview_pending: bool = False
+
+    @property
+    def job_id(self) -> str:
+        """Its job's."""
+        return self.id.job
+
+    @property
+    def seed(self) -> int:
+        """The image's own."""
+        return self.job.order.parameters.seed + self.id.image
+
+    def begin(self, plan: Plan, state: Any) -> None:
+        """Noted before its first evaluation."""
+        self.course, self.state = plan.course, state
+        self.stage = Stage.DENOISING
+
+    def advance(self) -> bool:
+        """Counts one evaluation; whether it was the last."""
+        self.evaluations += 1
+        self.steps = self.course[self.evaluations]
+        return self.evaluations == len(self.course) - 1
+
+    def finish(self, image: StoredImage) -> None:
+        """Its picture is stored."""
+        self.image = image
+        self.stage = Stage.DONE
+
+    def fail(self, failure: Failure) -> None:
+        """It came to nothing; its memory is freed."""
+        self.state, self.failure = None, failure
+        self.stage = Stage.STOPPED
+
+    def report(self) -> LatentReport:
+        """As the scheduler is told."""
+        stage = self.stage  # read first: see the module's rule
+        plan = self.job.plan
+        return LatentReport(
+            id=self.id,
+            stage=stage,
+            evaluations=self.evaluations,
+            steps=self.steps,
+            image=self.image if stage is Stage.DONE else None,
+            failure=self.failure if stage is Stage.STOPPED else None,
+            warnings=plan.warnings if plan else (),
+        )

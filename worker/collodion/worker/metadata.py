@@ -1,0 +1,65 @@
+"""What a picture's file says of how it was drawn.
+
+The same two texts in every format: the parameters as people exchange them (the lines that AUTOMATIC1111's web UI writes and most
+galleries read), and as JSON, which sent again draws the same picture. PNG: text chunks `parameters` and `collodion`. JPEG and WebP:
+EXIF UserComment (UTF-16) and ImageDescription (ASCII).
+"""
+
+import json
+
+import msgspec
+from PIL import ExifTags, Image, PngImagePlugin
+
+from collodion.wire.jobs import Parameters
+
+_LONGEST_EXIF = 60_000  # bytes; a JPEG holds 65,533 in all
+_UNICODE = b"UNICODE\0"  # the character code of a UserComment, Exif 2.32, table 9
+
+
+def of_image(parameters: Parameters, seed: int) -> Parameters:
+    """What draws one image of a job alone."""
+    return msgspec.structs.replace(parameters, seed=seed, images=1)
+
+
+def as_text(parameters: Parameters) -> str:
+    """Prompt, negative prompt, and a line of settings."""
+    settings = {
+        "Steps": parameters.steps,
+        "Sampler": parameters.sampler,
+        "CFG scale": f"{parameters.guidance_scale:g}",
+        "Seed": parameters.seed,
+        "Size": f"{parameters.width}x{parameters.height}",
+        "Model": parameters.model,
+        "Version": "collodion",
+    }
+    lines = [parameters.prompt]
+    if parameters.negative_prompt:
+        lines.append(f"Negative prompt: {parameters.negative_prompt}")
+    lines.append(", ".join(f"{key}: {value}" for key, value in settings.items()))
+    return "\n".join(lines).replace("\0", "")
+
+
+def as_json(parameters: Parameters) -> str:
+    """Every field by its name."""
+    fields = {name: getattr(parameters, name) for name in parameters.__struct_fields__}
+    return json.dumps(fields)
+
+
+def as_png(parameters: Parameters) -> PngImagePlugin.PngInfo:
+    """For `Image.save(pnginfo=…)`."""
+    info = PngImagePlugin.PngInfo()
+    info.add_text("parameters", as_text(parameters))
+    info.add_text("collodion", as_json(parameters))
+    return info
+
+
+def as_exif(parameters: Parameters) -> Image.Exif:
+    """For `Image.save(exif=…)`. Where both texts together are too long the JSON is left out, and then the text is cut."""
+    text = as_text(parameters).encode("utf-16-be", "replace")
+    text = text[:_LONGEST_EXIF].decode("utf-16-be", "ignore").encode("utf-16-be")  # no half of a character at the end
+    data = as_json(parameters)
+    exif = Image.Exif()
+    if len(text) + len(data) <= _LONGEST_EXIF:
+        exif[ExifTags.Base.ImageDescription] = data
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = _UNICODE + text
+    return exif

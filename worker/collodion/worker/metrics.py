@@ -1,0 +1,68 @@
+"""What a worker shows to Prometheus. Labels are bounded: models by configuration, lanes, stages and reasons by their enums."""
+
+import functools
+from collections.abc import Callable
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from collodion.process.metrics import new_registry
+from collodion.wire.jobs import Reason, Stage
+from collodion.worker.holdings import Held
+from collodion.worker.outbox import Sample
+
+_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+_GAPS = (0.00001, 0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05)
+_BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128)
+
+
+class WorkerMetrics:
+    """All of them. `registry` is what the endpoint serves."""
+
+    def __init__(self) -> None:
+        self.registry = new_registry()
+        self.evaluations = self._counter("evaluations", "Model calls, counted once for each latent in them.", "model")
+        self.lane_seconds = self._histogram(
+            "lane_seconds", "Seconds of a batch on the device.", _SECONDS, "model", "lane"
+        )
+        self.batch_size = self._histogram("batch_size", "Latents (encode: jobs) of a batch.", _BATCHES, "model", "lane")
+        self.gap_seconds = self._histogram("step_gap_seconds", "Idle time of the device between two steps.", _GAPS)
+        self.images_stored = self._counter("images_stored", "Pictures put into the artifact store.", "model")
+        self.image_seconds = self._histogram(
+            "image_encode_seconds", "Seconds to encode and store a picture.", _SECONDS, "format"
+        )
+        self.failures = self._counter("failures", "Latents that failed.", "reason")
+        self.previews = self._counter("previews", "Previews by outcome: sent, unsent, dropped.", "outcome")
+        self.decode_errors = self._counter("decode_errors", "Messages that could not be decoded.")
+        self.reports = self._counter("reports", "Reports sent to the scheduler.")
+        self.scheduler_away = Gauge(
+            "collodion_worker_scheduler_away", "1: silent for too long.", registry=self.registry
+        )
+        self._latents = Gauge("collodion_worker_latents", "Latents held.", ["stage"], registry=self.registry)
+
+    def show_latents(self, held: Callable[[], Held]) -> None:
+        """Counts the latents held, by stage, whenever somebody asks."""
+        for stage in Stage:
+            self._latents.labels(stage).set_function(functools.partial(_count, held, stage))
+
+    def failed(self, reason: Reason) -> None:
+        """Notes that a latent came to nothing."""
+        self.failures.labels(reason).inc()
+
+    def observe(self, sample: Sample) -> None:
+        """Notes a batch."""
+        if sample.lane == "step":
+            self.evaluations.labels(sample.model).inc(sample.batch)
+        self.lane_seconds.labels(sample.model, sample.lane).observe(sample.seconds)
+        self.batch_size.labels(sample.model, sample.lane).observe(sample.batch)
+        if sample.gap_s is not None:
+            self.gap_seconds.observe(sample.gap_s)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"collodion_worker_{name}", text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(f"collodion_worker_{name}", text, labels, buckets=buckets, registry=self.registry)
+
+
+def _count(held: Callable[[], Held], stage: Stage) -> float:
+    return float(sum(latent.stage is stage for latent in held().latents))

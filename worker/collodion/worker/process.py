@@ -1,0 +1,121 @@
+"""The worker process put together: what is made in which order, how it ends, and with which exit code.
+
+0: told to end. 1: a loop broke. 2: the configuration cannot be used (a model that is not there).
+Ending: the device thread stops at its next boundary, what is decoded is stored and reported, then the scheduler hears that this
+worker leaves. A model call cannot be interrupted, so the process does not wait long for one.
+"""
+
+import logging
+import os
+import signal
+import sys
+import threading
+import uuid
+from collections.abc import Callable
+
+from collodion.process.config import ConfigError
+from collodion.process.metrics import serve_metrics
+from collodion.process.running import announced
+from collodion.wire.artifacts import DirectoryStore
+from collodion.worker.config import WorkerConfig
+from collodion.worker.engine import Engine
+from collodion.worker.holdings import Holdings
+from collodion.worker.images import ImageKeeper
+from collodion.worker.inbox import Inbox
+from collodion.worker.link import Link
+from collodion.worker.metrics import WorkerMetrics
+from collodion.worker.models import load_models
+from collodion.worker.outbox import Outbox
+from collodion.worker.preparing import Preparer
+from collodion.worker.preview import PreviewMaker
+from collodion.worker.reports import Reporter
+
+_log = logging.getLogger(__name__)
+
+_LONGEST_LAST_CALL_S = 5.0
+# A thread that waits for the interpreter gets it after this long; Python's 5 ms are half a step.
+_SWITCH_INTERVAL_S = 0.0005
+
+
+class Worker:
+    """One device, one engine, one link."""
+
+    def __init__(self, config: WorkerConfig) -> None:
+        self.config = config
+        self.incarnation = uuid.uuid4().hex
+        self.device, self.pipelines = load_models(config)
+        self.metrics = WorkerMetrics()
+        self.outbox = Outbox()
+        inbox = Inbox(self.incarnation)
+        self._preparer = Preparer(self.pipelines, lambda: self._engine.wake())
+        self._keeper = ImageKeeper(
+            DirectoryStore(config.artifacts), config.image_threads, self.metrics, self.outbox.ring
+        )
+        self._previews = PreviewMaker(self.incarnation, self.outbox, self.metrics)
+        holdings = Holdings(self._preparer.job)
+        self._engine = Engine(config, holdings, inbox, self.outbox, self._keeper, self._previews, self.metrics.failed)
+        models = tuple(pipeline.info for pipeline in self.pipelines.values())
+        reporter = Reporter(self.incarnation, config, self.device, models)
+        self._link = Link(
+            config, self.incarnation, inbox, self.outbox, self._engine, self._preparer, reporter, self.metrics
+        )
+        self.metrics.show_latents(lambda: self.outbox.held)
+        # A pipe and not an Event: a signal handler that takes a lock may wait for the thread that it interrupted.
+        self._ended, self._ender = os.pipe()
+        self._broken = False
+
+    def run(self) -> int:
+        """Runs until `end`; the exit code."""
+        port = serve_metrics(self.metrics.registry, self.config.metrics_host, self.config.metrics_port)
+        self._previews.start()
+        engine = self._thread("device", self._engine.run)
+        link = self._thread("link", self._link.run)
+        metrics = f"{self.config.metrics_host}:{port}"
+        models = list(self.pipelines)
+        _log.info("ready", extra={"device": self.device, "models": ",".join(models), "metrics": metrics})
+        with announced(self.config.run_dir, self.config.name, device=self.device, models=models, metrics=metrics):
+            os.read(self._ended, 1)
+        self._engine.stop()
+        engine.join(_LONGEST_LAST_CALL_S)
+        self._keeper.close()
+        self._previews.close()
+        self._link.leave()
+        link.join(_LONGEST_LAST_CALL_S)
+        self._preparer.close()
+        self.outbox.close()
+        return 1 if self._broken else 0
+
+    def end(self) -> None:
+        """Ends `run`. May be called from a signal handler."""
+        os.write(self._ender, b"!")
+
+    def _thread(self, name: str, work: Callable[[], None]) -> threading.Thread:
+        def run() -> None:
+            try:
+                work()
+            except Exception:  # the loop's edge: without this loop the process is of no use
+                _log.exception("the %s thread broke", name)
+                self._broken = True
+                self.end()
+
+        thread = threading.Thread(target=run, name=name, daemon=True)
+        thread.start()
+        return thread
+
+
+def run_worker(config: WorkerConfig) -> int:
+    """Loads, serves until SIGTERM or SIGINT, and returns the exit code."""
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    _on_signals(lambda: os._exit(0))  # while it loads nothing is held, and loading cannot be interrupted otherwise
+    try:
+        worker = Worker(config)
+        _on_signals(worker.end)
+        return worker.run()
+    except ConfigError as error:
+        print(f"collodion worker: {error}", file=sys.stderr)
+        return 2
+
+
+def _on_signals(end: Callable[[], object]) -> None:
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: end())

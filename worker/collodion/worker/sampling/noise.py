@@ -1,0 +1,41 @@
+"""The random numbers of one latent, from its own generator.
+
+The generator lives on the CPU, so a seed means the same picture on every device, as in diffusers with
+`generator=torch.Generator().manual_seed(seed)`. Tensors are drawn as (1, C, H, W), one at a time and in the scheduler's order,
+because a generator's next numbers depend on how the earlier ones were drawn.
+"""
+
+import torch
+
+from collodion.worker.sampling.table import NoiseDtype
+
+
+class NoiseSource:
+    """Draws standard normal tensors of one shape.
+
+    seed: any integer that torch.Generator takes. shape: (C, H, W) of the latent. model_dtype: what the model
+    computes in; the initial latent and most schedulers' noise are drawn in it, and returned as float32.
+    """
+
+    def __init__(self, seed: int, shape: tuple[int, int, int], model_dtype: torch.dtype = torch.float32) -> None:
+        self._generator = torch.Generator().manual_seed(seed)
+        self._shape = (1, *shape)
+        self._model_dtype = model_dtype
+
+    def draw(self, dtype: NoiseDtype) -> torch.Tensor:
+        """The next draw: float32 (C, H, W) on the CPU."""
+        drawn_in = self._model_dtype if dtype == "model" else torch.float32
+        return torch.randn(self._shape, generator=self._generator, dtype=drawn_in)[0].float()
+
+    def initial_latent(self, init_noise_sigma: float) -> torch.Tensor:
+        """The first draw, as StableDiffusionPipeline.prepare_latents makes it: float32 (C, H, W) on the CPU."""
+        drawn = torch.randn(self._shape, generator=self._generator, dtype=self._model_dtype)
+        return (drawn * init_noise_sigma)[0].float()
+
+    def export_state(self) -> bytes:
+        """The generator's state, about 5 kB."""
+        return self._generator.get_state().numpy().tobytes()
+
+    def import_state(self, state: bytes) -> None:
+        """Continues from an exported state. Raises RuntimeError if it is not one."""
+        self._generator.set_state(torch.frombuffer(bytearray(state), dtype=torch.uint8))
