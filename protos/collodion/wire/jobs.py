@@ -56,6 +56,14 @@ class OutputFormat(StrEnum):
         return f"image/{self.value}"
 
 
+class DeadlinePolicy(StrEnum):
+    """What is to become of a job whose deadline cannot be promised."""
+
+    BEST_EFFORT = "best_effort"
+    DEGRADE = "degrade"
+    REFUSE = "refuse"
+
+
 class Reason(StrEnum):
     """Why something was refused or failed: the stable words of `ErrorInfo.reason` and `Failure.reason`."""
 
@@ -66,6 +74,8 @@ class Reason(StrEnum):
     IMAGE_NOT_FINISHED = "IMAGE_NOT_FINISHED"
     REQUEST_ID_REUSED = "REQUEST_ID_REUSED"
     QUEUE_FULL = "QUEUE_FULL"
+    DEADLINE_INFEASIBLE = "DEADLINE_INFEASIBLE"
+    HOPELESS = "HOPELESS"
     NOT_IMPLEMENTED = "NOT_IMPLEMENTED"
     SCHEDULER_UNREACHABLE = "SCHEDULER_UNREACHABLE"
     SCHEDULER_RESTARTED = "SCHEDULER_RESTARTED"
@@ -109,12 +119,17 @@ class Parameters(Message, frozen=True):
 
 
 class JobSpec(Message, frozen=True):
-    """A validated request: what to draw, for whom, by when."""
+    """A validated request: what to draw, for whom, by when.
+
+    `min_steps` is what DEGRADE may go down to; `slo_s` (seconds after acceptance) is the tier's if there is none.
+    """
 
     parameters: Parameters
     tenant: str
     tier: str
     slo_s: float | None = None
+    deadline_policy: DeadlinePolicy = DeadlinePolicy.BEST_EFFORT
+    min_steps: int = 1
     detach: bool = False
     preview_interval: int = 0
     request_id: str = ""
@@ -149,7 +164,11 @@ class RefusedSampler(Message, frozen=True):
 
 
 class ModelInfo(Message, frozen=True):
-    """A model that a worker can run; what a request that leaves fields open gets. Sizes in pixels."""
+    """A model that a worker can run; what a request that leaves fields open gets. Sizes in pixels.
+
+    `guided_rows` is how many rows of a model call a latent with guidance takes; one without takes one. `evaluations` says
+    for samplers that do not make one model call a step how many they make: for n steps, n times the first, plus the second.
+    """
 
     name: str
     family: str
@@ -167,3 +186,14 @@ class ModelInfo(Message, frozen=True):
     dtype: str
     refused_samplers: tuple[RefusedSampler, ...] = ()
     license: str = ""
+    guided_rows: int = 1
+    evaluations: dict[str, tuple[int, int]] = msgspec.field(default_factory=dict)
+
+    def evaluations_of(self, parameters: Parameters) -> int:
+        """How many model calls a latent of these parameters takes."""
+        per_step, extra = self.evaluations.get(parameters.sampler, (1, 0))
+        return parameters.steps * per_step + extra
+
+    def rows_of(self, parameters: Parameters) -> int:
+        """How many rows of a model call such a latent takes."""
+        return self.guided_rows if parameters.guided else 1

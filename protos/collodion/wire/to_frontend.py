@@ -31,8 +31,15 @@ class ImageProgress(Message, frozen=True):
     steps: int
 
 
+class Explanation(Message, frozen=True):
+    """Why a job is not finished sooner: one sentence on what it waits for, and what would let it finish sooner."""
+
+    summary: str
+    remedies: tuple[str, ...] = ()
+
+
 class JobView(Message, frozen=True):
-    """A job as it stands. Times are Unix seconds."""
+    """A job as it stands. Times are Unix seconds. `promised`: whether its deadline was promised, and is still."""
 
     job: str
     spec: JobSpec
@@ -47,6 +54,8 @@ class JobView(Message, frozen=True):
     failure: Failure | None = None
     timings: Timings | None = None
     deadline_met: bool | None = None
+    promised: bool = False
+    explanation: Explanation | None = None
 
 
 class Accepted(Message, frozen=True):
@@ -135,6 +144,18 @@ class JobsAnswer(Message, frozen=True):
     next: str = ""
 
 
+class CounterOffer(Message, frozen=True):
+    """What could be promised instead of a refused request; each on its own, and only at the moment of the answer.
+
+    `finish` is when it would be done as asked (Unix seconds), `steps` how many could be done by its deadline, `tier` the
+    first whose deadline could be met.
+    """
+
+    finish: float | None = None
+    steps: int | None = None
+    tier: str | None = None
+
+
 class Refused(Message, frozen=True):
     """This call is answered by an error, or its stream ends with one."""
 
@@ -142,13 +163,19 @@ class Refused(Message, frozen=True):
     reason: Reason
     message: str
     retry_after_s: float | None = None
+    offer: CounterOffer | None = None
 
 
 class TierInfo(Message, frozen=True):
-    """A class of service; `slo_s` is its default, none where the tier promises nothing."""
+    """A class of service. Its default SLO is `slo_s` seconds or `slo_scale` times a job's standalone time; neither: it promises nothing.
+
+    `weight` is what one of its jobs finished on time is worth beside one of another tier.
+    """
 
     name: str
     slo_s: float | None = None
+    slo_scale: float | None = None
+    weight: float = 1.0
 
 
 class Catalogue(Message, frozen=True):

@@ -85,7 +85,11 @@ class LatentReport(Message, frozen=True):
 
 
 class Lane(Message, frozen=True):
-    """Seconds that one batch took on the device. `lane` is step, encode or decode; `key` is the batch key."""
+    """Seconds that one batch took on the device. `key` is the batch key.
+
+    `lane` is step (`batch` counts rows of the model call), encode (jobs), decode (latents) or store (always 1: from a
+    picture's decoding to its being stored, off the device).
+    """
 
     lane: str
     key: str
@@ -96,7 +100,8 @@ class Lane(Message, frozen=True):
 class WorkerState(Message, frozen=True):
     """A worker's whole state, every second and at its start: who it is, what it can do, every latent it holds.
 
-    `scheduler` is the incarnation whose membership it last applied, `membership` that membership's number.
+    `scheduler` is the incarnation whose membership it last applied, `membership` that membership's number. `device_kind`
+    is what devices of the same speed have in common. `encode_batch` and `decode_batch` bound its lanes' batches.
     """
 
     incarnation: str
@@ -108,6 +113,9 @@ class WorkerState(Message, frozen=True):
     scheduler: str
     membership: int
     latents: tuple[LatentReport, ...]
+    device_kind: str = "cpu"
+    encode_batch: int = 8
+    decode_batch: int = 4
 
 
 class WorkerReport(Message, frozen=True):

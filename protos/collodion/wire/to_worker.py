@@ -18,16 +18,24 @@ class Membership(Message, frozen=True):
     for another incarnation, and one whose number is not above the last it applied from the same scheduler. A new
     `scheduler` starts anew.
 
-    `running` are to be brought forward, in this order of urgency: encoded if they are not, stepped, and when their last
-    step is done decoded and stored, all by itself. They share one batch key and fit one step batch. `parked` are held as
-    they are; a latent whose steps are done is decoded all the same. A held latent that is in neither is dropped, and its
-    memory freed. `orders` tells of jobs that the worker has not yet confirmed to know.
+    `running` are to be brought forward, in this order of urgency, by a rule that needs no further word. At each boundary:
+
+    1. One batch of latents whose steps are done is decoded, those that finished first before others, all of one batch key.
+    2. The first of `running` that has evaluations to go leads. It and those behind it that have evaluations to go and
+       share its batch key, `caps[i]` in all where i is the leader's index in `running`, are the window.
+    3. One batch of the window's jobs that are not encoded yet is encoded.
+    4. Those of the window that are encoded are stepped once.
+
+    So when one finishes the next in line joins by itself. An empty `caps` puts no bound but the worker's own. `parked` are
+    held as they are, the most urgent first; a latent whose steps are done is decoded all the same. A held latent that is
+    in neither is dropped, and its memory freed. `orders` tells of jobs that the worker has not yet confirmed to know.
     """
 
     scheduler: str
     worker: str
     number: int
     running: tuple[LatentId, ...]
+    caps: tuple[int, ...] = ()
     parked: tuple[LatentId, ...] = ()
     orders: tuple[JobOrder, ...] = ()
 
