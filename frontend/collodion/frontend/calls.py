@@ -7,14 +7,16 @@ nothing left to leave.
 import asyncio
 import itertools
 import logging
+import time
 from collections.abc import Iterable
 
 from collodion.frontend import convert
 from collodion.frontend.errors import CallError, refused
 from collodion.frontend.mailbox import Mailbox
 from collodion.frontend.metrics import Metrics
+from collodion.v1 import job_pb2
 from collodion.wire.jobs import Parameters, Reason
-from collodion.wire.to_frontend import Accepted, JobAnswer, JobEvent, JobsAnswer, Refused
+from collodion.wire.to_frontend import Accepted, CounterOffer, JobAnswer, JobEvent, JobsAnswer, Refused
 
 Answer = JobAnswer | JobsAnswer
 _log = logging.getLogger(__name__)
@@ -92,7 +94,10 @@ class Calls:
         """A call is answered by an error, or its stream ends with one."""
         waiting = self._watches.get(answer.call) or self._questions.get(answer.call)
         if waiting is not None:
-            self._fail(answer.call, refused(answer.reason, answer.message, answer.retry_after_s, waiting.resource))
+            error = refused(
+                answer.reason, answer.message, answer.retry_after_s, waiting.resource, *_offers(answer.offer)
+            )
+            self._fail(answer.call, error)
 
     def event(self, event: JobEvent, opaque: bytes) -> None:
         """What happened, to every stream that it is for; converted once."""
@@ -137,3 +142,11 @@ class Calls:
         if question is not None and not question.answer.done():
             question.answer.set_exception(error)
         self.forget(call)
+
+
+def _offers(offer: CounterOffer | None) -> list[job_pb2.CounterOffer]:
+    try:
+        return [convert.counter_offer(offer, time.time())] if offer else []
+    except (ValueError, OverflowError):  # a refusal without its offer is better than no answer
+        _log.exception("a counter-offer cannot be told to clients")
+        return []

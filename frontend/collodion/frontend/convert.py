@@ -1,4 +1,4 @@
-"""From the wire to protobuf: jobs, events and models as clients see them. Nothing is decided here.
+"""From the wire to protobuf: jobs, events, models, tiers and offers as clients see them. Nothing is decided here.
 
 GenerateResponse and WatchJobResponse hold the same event under the same number, so one serialized response serves both.
 """
@@ -11,7 +11,7 @@ from grpc import StatusCode
 
 from collodion.frontend.errors import CODES, code_number
 from collodion.frontend.mailbox import Item
-from collodion.v1 import generation_pb2, job_pb2, model_pb2
+from collodion.v1 import generation_pb2, job_pb2, model_pb2, tier_pb2
 from collodion.wire import jobs, to_frontend
 
 STATES: dict[jobs.JobState, "job_pb2.JobState.ValueType"] = {
@@ -22,6 +22,9 @@ STAGES: dict[jobs.Stage, "job_pb2.Stage.ValueType"] = {
 }
 FORMATS: dict[jobs.OutputFormat, "job_pb2.OutputFormat.ValueType"] = {
     form: job_pb2.OutputFormat.Value(f"OUTPUT_FORMAT_{form.name}") for form in jobs.OutputFormat
+}
+POLICIES: dict[jobs.DeadlinePolicy, "job_pb2.DeadlinePolicy.ValueType"] = {
+    policy: job_pb2.DeadlinePolicy.Value(f"DEADLINE_POLICY_{policy.name}") for policy in jobs.DeadlinePolicy
 }
 
 
@@ -90,6 +93,8 @@ def job(view: to_frontend.JobView) -> job_pb2.Job:
         failure=_failure(view.failure) if view.failure and view.state is jobs.JobState.FAILED else None,
         timings=_timings(view.timings) if view.timings else None,
         detach=spec.detach,
+        promised=view.promised,
+        explanation=_explanation(view.explanation) if view.explanation else None,
     )
     if view.deadline_met is not None:
         made.deadline_met = view.deadline_met
@@ -149,6 +154,27 @@ def model(info: jobs.ModelInfo, workers: int, is_default: bool) -> model_pb2.Mod
         workers=workers,
         dtype=info.dtype,
         license=info.license,
+    )
+
+
+def tier(info: to_frontend.TierInfo, is_default: bool) -> tier_pb2.Tier:
+    """A class of service that can be asked for."""
+    made = tier_pb2.Tier(name=info.name, is_default=is_default, weight=info.weight)
+    if info.slo_s is not None:
+        made.slo.CopyFrom(_duration(info.slo_s))
+    elif info.slo_scale is not None:
+        made.slo_scale = info.slo_scale
+    return made
+
+
+def counter_offer(offer: to_frontend.CounterOffer, now: float) -> job_pb2.CounterOffer:
+    """What could be promised instead; `now` is when this is answered, in Unix seconds."""
+    slo_s = None if offer.finish is None else max(0.0, offer.finish - now)
+    return job_pb2.CounterOffer(
+        finish_time=_timestamp(offer.finish),
+        slo=None if slo_s is None else _duration(slo_s),
+        steps=offer.steps or 0,
+        tier=offer.tier or "",
     )
 
 
@@ -218,6 +244,10 @@ def _fill_end(event: job_pb2.JobEvent, ended: to_frontend.Ended) -> None:
 def _failure(failure: jobs.Failure) -> job_pb2.Failure:
     code = CODES.get(failure.reason, StatusCode.INTERNAL)
     return job_pb2.Failure(code=code_number(code), reason=failure.reason.value, message=failure.message)
+
+
+def _explanation(explanation: to_frontend.Explanation) -> job_pb2.Explanation:
+    return job_pb2.Explanation(summary=explanation.summary, remedies=explanation.remedies)
 
 
 def _timings(timings: to_frontend.Timings) -> job_pb2.Timings:

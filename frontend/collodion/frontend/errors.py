@@ -1,6 +1,7 @@
 """How an RPC ends when not with OK: google.rpc.Status with details, in one exception type.
 
-1. ErrorInfo on every error; RetryInfo on whatever is worth another try; BadRequest with all violations; ResourceInfo on NOT_FOUND.
+1. ErrorInfo on every error; RetryInfo on whatever is worth another try; BadRequest with all violations; ResourceInfo on NOT_FOUND;
+   CounterOffer on DEADLINE_INFEASIBLE.
 2. The whole status fits gRPC's default bound on metadata (8 KiB, of which percent-encoding triples the message and base64 makes the
    details a third longer): what a caller sent is never echoed at length, and violations beyond the room there is are counted, not listed.
 """
@@ -29,6 +30,8 @@ CODES: Mapping[Reason, grpc.StatusCode] = {
     Reason.IMAGE_NOT_FINISHED: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.REQUEST_ID_REUSED: grpc.StatusCode.ALREADY_EXISTS,
     Reason.QUEUE_FULL: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Reason.DEADLINE_INFEASIBLE: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Reason.HOPELESS: grpc.StatusCode.DEADLINE_EXCEEDED,
     Reason.NOT_IMPLEMENTED: grpc.StatusCode.UNIMPLEMENTED,
     Reason.SCHEDULER_UNREACHABLE: grpc.StatusCode.UNAVAILABLE,
     Reason.SCHEDULER_RESTARTED: grpc.StatusCode.UNAVAILABLE,
@@ -81,10 +84,13 @@ class CallError(Exception):
         return info
 
     def _retry_info(self) -> tuple[Proto, ...]:
-        if self.code not in _RETRIED:
+        retry_after_s = self._retry_after_s
+        if retry_after_s is None and self.reason is not Reason.DEADLINE_INFEASIBLE:  # which waiting may never help
+            retry_after_s = _RETRY_S
+        if self.code not in _RETRIED or retry_after_s is None:
             return ()
         delay = Duration()
-        delay.FromNanoseconds(round((_RETRY_S if self._retry_after_s is None else self._retry_after_s) * 1e9))
+        delay.FromNanoseconds(round(retry_after_s * 1e9))
         return (error_details_pb2.RetryInfo(retry_delay=delay),)
 
     def _bad_request(self) -> tuple[Proto, ...]:
@@ -120,13 +126,15 @@ def not_found(reason: Reason, kind: str, name: str, message: str) -> CallError:
     return CallError(reason, message, resource)
 
 
-def refused(reason: Reason, message: str, retry_after_s: float | None, resource: tuple[str, str]) -> CallError:
+def refused(
+    reason: Reason, message: str, retry_after_s: float | None, resource: tuple[str, str], *details: Proto
+) -> CallError:
     """What the scheduler said; `resource` is the kind and name of what the call was about, for NOT_FOUND."""
     if CODES.get(reason) is grpc.StatusCode.NOT_FOUND:
         return not_found(reason, *resource, message)
     if reason is Reason.INVALID_FIELDS:
         return CallError(reason, message, violations=[Violation("", message)])
-    return CallError(reason, message, retry_after_s=retry_after_s)
+    return CallError(reason, message, *details, retry_after_s=retry_after_s)
 
 
 def unreachable(message: str) -> CallError:

@@ -1,4 +1,4 @@
-"""GenerationService: submits, watches, cancels, and fetches pictures. It checks, asks the scheduler, and relays."""
+"""GenerationService: submits, watches, cancels, fetches pictures, and lists tiers. It checks, asks the scheduler, and relays."""
 
 from collections.abc import Callable
 from typing import Any
@@ -40,6 +40,7 @@ class GenerationService:
             "WatchJob": gate.streaming("WatchJob", pb.WatchJobRequest, self.watch_job),
             "CancelJob": gate.unary("CancelJob", pb.CancelJobRequest, self.cancel_job),
             "DownloadImage": gate.streaming("DownloadImage", pb.DownloadImageRequest, self.download_image),
+            "ListTiers": gate.unary("ListTiers", pb.ListTiersRequest, self.list_tiers),
         }
 
     async def generate(self, request: pb.GenerateRequest, context: Context) -> None:
@@ -109,6 +110,11 @@ class GenerationService:
                 await context.write(response.SerializeToString())
         except ArtifactMissing as error:
             raise _image_missing(view.job, request.index, "it was deleted after its time") from error
+
+    async def list_tiers(self, _: pb.ListTiersRequest, __: Context) -> pb.ListTiersResponse:
+        """Lists the tiers, in the order of the scheduler's configuration."""
+        known = self._link.known()
+        return pb.ListTiersResponse(tiers=[convert.tier(info, info.name == known.default_tier) for info in known.tiers])
 
     def _spec(self, check: Fields, job: pb.JobRequest, context: Context) -> JobSpec:
         metadata = context.invocation_metadata()

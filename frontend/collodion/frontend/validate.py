@@ -16,7 +16,7 @@ from collodion.frontend import convert
 from collodion.frontend.errors import CallError, not_found
 from collodion.frontend.fields import Fields, listed
 from collodion.v1 import generation_pb2, job_pb2
-from collodion.wire.jobs import JobSpec, JobState, ModelInfo, OutputFormat, Parameters, Reason
+from collodion.wire.jobs import DeadlinePolicy, JobSpec, JobState, ModelInfo, OutputFormat, Parameters, Reason
 from collodion.wire.to_frontend import Catalogue
 
 Metadata = Iterable[tuple[str, str | bytes]] | None
@@ -32,6 +32,7 @@ _SEED_BOUND = 2**53 - 1  # every language holds seed + images exactly
 _RANDOM_SEEDS = 2**32
 _FORMATS: Mapping[int, OutputFormat] = {number: form for form, number in convert.FORMATS.items()}
 _STATES: Mapping[int, JobState] = {number: state for state, number in convert.STATES.items()}
+_POLICIES: Mapping[int, DeadlinePolicy] = {number: policy for policy, number in convert.POLICIES.items()}
 
 
 class _Asked(NamedTuple):
@@ -73,6 +74,8 @@ def job_spec(
         tenant=tenant,
         tier=request.tier or catalogue.default_tier,
         slo_s=_seconds(request.slo) if request.HasField("slo") else None,
+        deadline_policy=_POLICIES.get(request.deadline_policy, DeadlinePolicy.BEST_EFFORT),
+        min_steps=request.min_steps or (steps + 1) // 2,
         detach=request.detach,
         preview_interval=request.preview_interval,
         request_id=request_id,
@@ -121,8 +124,6 @@ def _service(asked: _Asked, catalogue: Catalogue, steps: int) -> None:
     if request.HasField("slo"):
         _slo(check, request.slo)
     check.choice("job.deadline_policy", request.deadline_policy, job_pb2.DeadlinePolicy.values())
-    if request.deadline_policy in (job_pb2.DEADLINE_POLICY_REFUSE, job_pb2.DEADLINE_POLICY_DEGRADE):
-        check.missing("job.deadline_policy", "only best effort")
     if steps:
         check.whole("job.min_steps", request.min_steps, 0, steps)
     check.whole("job.preview_interval", request.preview_interval, 0, MAX_PREVIEW_INTERVAL)

@@ -23,10 +23,11 @@ _sym_db = _symbol_database.Default()
 
 
 from collodion.v1 import job_pb2 as collodion_dot_v1_dot_job__pb2
+from collodion.v1 import tier_pb2 as collodion_dot_v1_dot_tier__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63ollodion/v1/generation.proto\x12\x0c\x63ollodion.v1\x1a\x16\x63ollodion/v1/job.proto\x1a\x1egoogle/protobuf/duration.proto\"\xf7\x02\n\nJobRequest\x12,\n\nparameters\x18\x01 \x01(\x0b\x32\x18.collodion.v1.Parameters\x12\x0c\n\x04tier\x18\x02 \x01(\t\x12&\n\x03slo\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x35\n\x0f\x64\x65\x61\x64line_policy\x18\x04 \x01(\x0e\x32\x1c.collodion.v1.DeadlinePolicy\x12\x11\n\tmin_steps\x18\x05 \x01(\r\x12\x18\n\x10\x61llow_step_cache\x18\x06 \x01(\x08\x12\x0e\n\x06\x64\x65tach\x18\x07 \x01(\x08\x12\x18\n\x10preview_interval\x18\x08 \x01(\r\x12\x12\n\nrequest_id\x18\t \x01(\t\x12\x34\n\x06labels\x18\n \x03(\x0b\x32$.collodion.v1.JobRequest.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"m\n\x0fGenerateRequest\x12%\n\x03job\x18\x01 \x01(\x0b\x32\x18.collodion.v1.JobRequest\x12\x33\n\x0eimage_delivery\x18\x02 \x01(\x0e\x32\x1b.collodion.v1.ImageDelivery\"9\n\x10GenerateResponse\x12%\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x16.collodion.v1.JobEvent\"9\n\x10\x43reateJobRequest\x12%\n\x03job\x18\x01 \x01(\x0b\x32\x18.collodion.v1.JobRequest\"3\n\x11\x43reateJobResponse\x12\x1e\n\x03job\x18\x01 \x01(\x0b\x32\x11.collodion.v1.Job\"\x1f\n\rGetJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"0\n\x0eGetJobResponse\x12\x1e\n\x03job\x18\x01 \x01(\x0b\x32\x11.collodion.v1.Job\"\xca\x01\n\x0fListJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12&\n\x06states\x18\x03 \x03(\x0e\x32\x16.collodion.v1.JobState\x12\x39\n\x06labels\x18\x04 \x03(\x0b\x32).collodion.v1.ListJobsRequest.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"L\n\x10ListJobsResponse\x12\x1f\n\x04jobs\x18\x01 \x03(\x0b\x32\x11.collodion.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"V\n\x0fWatchJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x33\n\x0eimage_delivery\x18\x02 \x01(\x0e\x32\x1b.collodion.v1.ImageDelivery\"9\n\x10WatchJobResponse\x12%\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x16.collodion.v1.JobEvent\"\"\n\x10\x43\x61ncelJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"3\n\x11\x43\x61ncelJobResponse\x12\x1e\n\x03job\x18\x01 \x01(\x0b\x32\x11.collodion.v1.Job\"5\n\x14\x44ownloadImageRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\r\"Y\n\x15\x44ownloadImageResponse\x12\"\n\x05image\x18\x01 \x01(\x0b\x32\x13.collodion.v1.Image\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x32\xb5\x04\n\x11GenerationService\x12K\n\x08Generate\x12\x1d.collodion.v1.GenerateRequest\x1a\x1e.collodion.v1.GenerateResponse0\x01\x12L\n\tCreateJob\x12\x1e.collodion.v1.CreateJobRequest\x1a\x1f.collodion.v1.CreateJobResponse\x12\x43\n\x06GetJob\x12\x1b.collodion.v1.GetJobRequest\x1a\x1c.collodion.v1.GetJobResponse\x12I\n\x08ListJobs\x12\x1d.collodion.v1.ListJobsRequest\x1a\x1e.collodion.v1.ListJobsResponse\x12K\n\x08WatchJob\x12\x1d.collodion.v1.WatchJobRequest\x1a\x1e.collodion.v1.WatchJobResponse0\x01\x12L\n\tCancelJob\x12\x1e.collodion.v1.CancelJobRequest\x1a\x1f.collodion.v1.CancelJobResponse\x12Z\n\rDownloadImage\x12\".collodion.v1.DownloadImageRequest\x1a#.collodion.v1.DownloadImageResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63ollodion/v1/generation.proto\x12\x0c\x63ollodion.v1\x1a\x16\x63ollodion/v1/job.proto\x1a\x17\x63ollodion/v1/tier.proto\x1a\x1egoogle/protobuf/duration.proto\"\xf7\x02\n\nJobRequest\x12,\n\nparameters\x18\x01 \x01(\x0b\x32\x18.collodion.v1.Parameters\x12\x0c\n\x04tier\x18\x02 \x01(\t\x12&\n\x03slo\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x35\n\x0f\x64\x65\x61\x64line_policy\x18\x04 \x01(\x0e\x32\x1c.collodion.v1.DeadlinePolicy\x12\x11\n\tmin_steps\x18\x05 \x01(\r\x12\x18\n\x10\x61llow_step_cache\x18\x06 \x01(\x08\x12\x0e\n\x06\x64\x65tach\x18\x07 \x01(\x08\x12\x18\n\x10preview_interval\x18\x08 \x01(\r\x12\x12\n\nrequest_id\x18\t \x01(\t\x12\x34\n\x06labels\x18\n \x03(\x0b\x32$.collodion.v1.JobRequest.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"m\n\x0fGenerateRequest\x12%\n\x03job\x18\x01 \x01(\x0b\x32\x18.collodion.v1.JobRequest\x12\x33\n\x0eimage_delivery\x18\x02 \x01(\x0e\x32\x1b.collodion.v1.ImageDelivery\"9\n\x10GenerateResponse\x12%\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x16.collodion.v1.JobEvent\"9\n\x10\x43reateJobRequest\x12%\n\x03job\x18\x01 \x01(\x0b\x32\x18.collodion.v1.JobRequest\"3\n\x11\x43reateJobResponse\x12\x1e\n\x03job\x18\x01 \x01(\x0b\x32\x11.collodion.v1.Job\"\x1f\n\rGetJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"0\n\x0eGetJobResponse\x12\x1e\n\x03job\x18\x01 \x01(\x0b\x32\x11.collodion.v1.Job\"\xca\x01\n\x0fListJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12&\n\x06states\x18\x03 \x03(\x0e\x32\x16.collodion.v1.JobState\x12\x39\n\x06labels\x18\x04 \x03(\x0b\x32).collodion.v1.ListJobsRequest.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"L\n\x10ListJobsResponse\x12\x1f\n\x04jobs\x18\x01 \x03(\x0b\x32\x11.collodion.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"V\n\x0fWatchJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x33\n\x0eimage_delivery\x18\x02 \x01(\x0e\x32\x1b.collodion.v1.ImageDelivery\"9\n\x10WatchJobResponse\x12%\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x16.collodion.v1.JobEvent\"\"\n\x10\x43\x61ncelJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"3\n\x11\x43\x61ncelJobResponse\x12\x1e\n\x03job\x18\x01 \x01(\x0b\x32\x11.collodion.v1.Job\"5\n\x14\x44ownloadImageRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\r\"Y\n\x15\x44ownloadImageResponse\x12\"\n\x05image\x18\x01 \x01(\x0b\x32\x13.collodion.v1.Image\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"\x12\n\x10ListTiersRequest\"6\n\x11ListTiersResponse\x12!\n\x05tiers\x18\x01 \x03(\x0b\x32\x12.collodion.v1.Tier2\x83\x05\n\x11GenerationService\x12K\n\x08Generate\x12\x1d.collodion.v1.GenerateRequest\x1a\x1e.collodion.v1.GenerateResponse0\x01\x12L\n\tCreateJob\x12\x1e.collodion.v1.CreateJobRequest\x1a\x1f.collodion.v1.CreateJobResponse\x12\x43\n\x06GetJob\x12\x1b.collodion.v1.GetJobRequest\x1a\x1c.collodion.v1.GetJobResponse\x12I\n\x08ListJobs\x12\x1d.collodion.v1.ListJobsRequest\x1a\x1e.collodion.v1.ListJobsResponse\x12K\n\x08WatchJob\x12\x1d.collodion.v1.WatchJobRequest\x1a\x1e.collodion.v1.WatchJobResponse0\x01\x12L\n\tCancelJob\x12\x1e.collodion.v1.CancelJobRequest\x1a\x1f.collodion.v1.CancelJobResponse\x12Z\n\rDownloadImage\x12\".collodion.v1.DownloadImageRequest\x1a#.collodion.v1.DownloadImageResponse0\x01\x12L\n\tListTiers\x12\x1e.collodion.v1.ListTiersRequest\x1a\x1f.collodion.v1.ListTiersResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,40 +38,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_JOBREQUEST_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_LISTJOBSREQUEST_LABELSENTRY']._loaded_options = None
   _globals['_LISTJOBSREQUEST_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_JOBREQUEST']._serialized_start=104
-  _globals['_JOBREQUEST']._serialized_end=479
-  _globals['_JOBREQUEST_LABELSENTRY']._serialized_start=434
-  _globals['_JOBREQUEST_LABELSENTRY']._serialized_end=479
-  _globals['_GENERATEREQUEST']._serialized_start=481
-  _globals['_GENERATEREQUEST']._serialized_end=590
-  _globals['_GENERATERESPONSE']._serialized_start=592
-  _globals['_GENERATERESPONSE']._serialized_end=649
-  _globals['_CREATEJOBREQUEST']._serialized_start=651
-  _globals['_CREATEJOBREQUEST']._serialized_end=708
-  _globals['_CREATEJOBRESPONSE']._serialized_start=710
-  _globals['_CREATEJOBRESPONSE']._serialized_end=761
-  _globals['_GETJOBREQUEST']._serialized_start=763
-  _globals['_GETJOBREQUEST']._serialized_end=794
-  _globals['_GETJOBRESPONSE']._serialized_start=796
-  _globals['_GETJOBRESPONSE']._serialized_end=844
-  _globals['_LISTJOBSREQUEST']._serialized_start=847
-  _globals['_LISTJOBSREQUEST']._serialized_end=1049
-  _globals['_LISTJOBSREQUEST_LABELSENTRY']._serialized_start=434
-  _globals['_LISTJOBSREQUEST_LABELSENTRY']._serialized_end=479
-  _globals['_LISTJOBSRESPONSE']._serialized_start=1051
-  _globals['_LISTJOBSRESPONSE']._serialized_end=1127
-  _globals['_WATCHJOBREQUEST']._serialized_start=1129
-  _globals['_WATCHJOBREQUEST']._serialized_end=1215
-  _globals['_WATCHJOBRESPONSE']._serialized_start=1217
-  _globals['_WATCHJOBRESPONSE']._serialized_end=1274
-  _globals['_CANCELJOBREQUEST']._serialized_start=1276
-  _globals['_CANCELJOBREQUEST']._serialized_end=1310
-  _globals['_CANCELJOBRESPONSE']._serialized_start=1312
-  _globals['_CANCELJOBRESPONSE']._serialized_end=1363
-  _globals['_DOWNLOADIMAGEREQUEST']._serialized_start=1365
-  _globals['_DOWNLOADIMAGEREQUEST']._serialized_end=1418
-  _globals['_DOWNLOADIMAGERESPONSE']._serialized_start=1420
-  _globals['_DOWNLOADIMAGERESPONSE']._serialized_end=1509
-  _globals['_GENERATIONSERVICE']._serialized_start=1512
-  _globals['_GENERATIONSERVICE']._serialized_end=2077
+  _globals['_JOBREQUEST']._serialized_start=129
+  _globals['_JOBREQUEST']._serialized_end=504
+  _globals['_JOBREQUEST_LABELSENTRY']._serialized_start=459
+  _globals['_JOBREQUEST_LABELSENTRY']._serialized_end=504
+  _globals['_GENERATEREQUEST']._serialized_start=506
+  _globals['_GENERATEREQUEST']._serialized_end=615
+  _globals['_GENERATERESPONSE']._serialized_start=617
+  _globals['_GENERATERESPONSE']._serialized_end=674
+  _globals['_CREATEJOBREQUEST']._serialized_start=676
+  _globals['_CREATEJOBREQUEST']._serialized_end=733
+  _globals['_CREATEJOBRESPONSE']._serialized_start=735
+  _globals['_CREATEJOBRESPONSE']._serialized_end=786
+  _globals['_GETJOBREQUEST']._serialized_start=788
+  _globals['_GETJOBREQUEST']._serialized_end=819
+  _globals['_GETJOBRESPONSE']._serialized_start=821
+  _globals['_GETJOBRESPONSE']._serialized_end=869
+  _globals['_LISTJOBSREQUEST']._serialized_start=872
+  _globals['_LISTJOBSREQUEST']._serialized_end=1074
+  _globals['_LISTJOBSREQUEST_LABELSENTRY']._serialized_start=459
+  _globals['_LISTJOBSREQUEST_LABELSENTRY']._serialized_end=504
+  _globals['_LISTJOBSRESPONSE']._serialized_start=1076
+  _globals['_LISTJOBSRESPONSE']._serialized_end=1152
+  _globals['_WATCHJOBREQUEST']._serialized_start=1154
+  _globals['_WATCHJOBREQUEST']._serialized_end=1240
+  _globals['_WATCHJOBRESPONSE']._serialized_start=1242
+  _globals['_WATCHJOBRESPONSE']._serialized_end=1299
+  _globals['_CANCELJOBREQUEST']._serialized_start=1301
+  _globals['_CANCELJOBREQUEST']._serialized_end=1335
+  _globals['_CANCELJOBRESPONSE']._serialized_start=1337
+  _globals['_CANCELJOBRESPONSE']._serialized_end=1388
+  _globals['_DOWNLOADIMAGEREQUEST']._serialized_start=1390
+  _globals['_DOWNLOADIMAGEREQUEST']._serialized_end=1443
+  _globals['_DOWNLOADIMAGERESPONSE']._serialized_start=1445
+  _globals['_DOWNLOADIMAGERESPONSE']._serialized_end=1534
+  _globals['_LISTTIERSREQUEST']._serialized_start=1536
+  _globals['_LISTTIERSREQUEST']._serialized_end=1554
+  _globals['_LISTTIERSRESPONSE']._serialized_start=1556
+  _globals['_LISTTIERSRESPONSE']._serialized_end=1610
+  _globals['_GENERATIONSERVICE']._serialized_start=1613
+  _globals['_GENERATIONSERVICE']._serialized_end=2256
 # @@protoc_insertion_point(module_scope)

@@ -5,8 +5,9 @@ Drawing pictures from text.
 
 Errors are google.rpc.Status with details (in the trailing metadata `grpc-status-details-bin`): ErrorInfo (domain
 "collodion", a stable UPPER_SNAKE_CASE reason) on every error, BadRequest with ALL violations on INVALID_ARGUMENT, ResourceInfo on
-NOT_FOUND, RetryInfo on RESOURCE_EXHAUSTED and UNAVAILABLE. A client SHOULD retry by itself only UNAVAILABLE, and RESOURCE_EXHAUSTED that
-carries RetryInfo.
+NOT_FOUND, RetryInfo on UNAVAILABLE and RESOURCE_EXHAUSTED, CounterOffer on RESOURCE_EXHAUSTED with the reason DEADLINE_INFEASIBLE. A client SHOULD
+retry by itself only UNAVAILABLE, and RESOURCE_EXHAUSTED that carries RetryInfo and another reason than DEADLINE_INFEASIBLE: a later try has a later
+deadline, and whether that will do, or one of the offers, is for the caller to say.
 
 Metadata: `x-collodion-tenant` names the tenant until there is authentication (1 to 64 characters of [A-Za-z0-9._-]; default "default").
 A tenant sees its own jobs only.
@@ -15,6 +16,7 @@ A tenant sees its own jobs only.
 import builtins
 import collections.abc
 import collodion.v1.job_pb2
+import collodion.v1.tier_pb2
 import google.protobuf.descriptor
 import google.protobuf.duration_pb2
 import google.protobuf.internal.containers
@@ -62,11 +64,13 @@ class JobRequest(google.protobuf.message.Message):
     REQUEST_ID_FIELD_NUMBER: builtins.int
     LABELS_FIELD_NUMBER: builtins.int
     tier: builtins.str
-    """Class of service: interactive, standard, batch, or another of the server's configuration. Default standard."""
+    """Class of service, one that ListTiers names: interactive, standard and batch, unless the server is configured otherwise. Default: the server's,
+    standard.
+    """
     deadline_policy: collodion.v1.job_pb2.DeadlinePolicy.ValueType
-    """What to do if the deadline cannot be met. Default best effort."""
+    """What to do if the deadline cannot be promised. Default best effort."""
     min_steps: builtins.int
-    """The least steps that DEGRADE may go down to, 1 to `steps`. Default: half of the steps."""
+    """The least steps that DEGRADE may go down to, 1 to `steps`; the other policies never lower the steps. Default: half of the steps, rounded up."""
     allow_step_cache: builtins.bool
     """Whether evaluations may reuse parts of earlier ones where that hardly changes the picture. Nothing does yet."""
     detach: builtins.bool
@@ -83,7 +87,9 @@ class JobRequest(google.protobuf.message.Message):
 
     @property
     def slo(self) -> google.protobuf.duration_pb2.Duration:
-        """How long after acceptance it should be finished; more than 0 and at most 30 days. Default: the tier's."""
+        """How long after its acceptance the job should be finished, all its images; more than 0 and at most 30 days. Its deadline is the acceptance
+        plus this. It is not a timeout. Default: the tier's, see Tier; with a tier that has none, the job has no deadline.
+        """
 
     @property
     def labels(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
@@ -441,3 +447,35 @@ class DownloadImageResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["data", b"data", "image", b"image", "offset", b"offset"]) -> None: ...
 
 Global___DownloadImageResponse: typing_extensions.TypeAlias = DownloadImageResponse
+
+@typing.final
+class ListTiersRequest(google.protobuf.message.Message):
+    """See GenerationService.ListTiers."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+Global___ListTiersRequest: typing_extensions.TypeAlias = ListTiersRequest
+
+@typing.final
+class ListTiersResponse(google.protobuf.message.Message):
+    """See GenerationService.ListTiers."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TIERS_FIELD_NUMBER: builtins.int
+    @property
+    def tiers(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[collodion.v1.tier_pb2.Tier]:
+        """In the order of the server's configuration."""
+
+    def __init__(
+        self,
+        *,
+        tiers: collections.abc.Iterable[collodion.v1.tier_pb2.Tier] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["tiers", b"tiers"]) -> None: ...
+
+Global___ListTiersResponse: typing_extensions.TypeAlias = ListTiersResponse

@@ -70,6 +70,11 @@ class GenerationServiceStub(object):
                 request_serializer=collodion_dot_v1_dot_generation__pb2.DownloadImageRequest.SerializeToString,
                 response_deserializer=collodion_dot_v1_dot_generation__pb2.DownloadImageResponse.FromString,
                 _registered_method=True)
+        self.ListTiers = channel.unary_unary(
+                '/collodion.v1.GenerationService/ListTiers',
+                request_serializer=collodion_dot_v1_dot_generation__pb2.ListTiersRequest.SerializeToString,
+                response_deserializer=collodion_dot_v1_dot_generation__pb2.ListTiersResponse.FromString,
+                _registered_method=True)
 
 
 class GenerationServiceServicer(object):
@@ -81,10 +86,11 @@ class GenerationServiceServicer(object):
 
         A client that hangs up (or whose connection breaks, which looks the same) parks its job at once, and cancels it after a grace
         (10 s by default) unless somebody re-attaches with WatchJob or the request said `detach`. If a frontend dies, the grace is 30 s. The RPC's own
-        timeout is a hang-up; it has nothing to do with the job's deadline.
+        timeout is a hang-up; it has nothing to do with the job's deadline, and a job that misses its deadline is finished all the same.
 
         INVALID_ARGUMENT: fields are out of range; all of them are listed. NOT_FOUND: no such model. UNIMPLEMENTED: a field asks for what this
-        server cannot do yet. ALREADY_EXISTS: `request_id` was used for another request. RESOURCE_EXHAUSTED: the queue is full.
+        server cannot do yet. ALREADY_EXISTS: `request_id` was used for another request. RESOURCE_EXHAUSTED with the reason QUEUE_FULL: too many jobs
+        or too much work wait, of all or of this tenant. RESOURCE_EXHAUSTED with the reason DEADLINE_INFEASIBLE: see DeadlinePolicy.
         UNAVAILABLE: the scheduler cannot be reached, was restarted (jobs do not survive that yet), or the server is draining.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -135,6 +141,13 @@ class GenerationServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListTiers(self, request, context):
+        """Lists the tiers that a request may name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_GenerationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -172,6 +185,11 @@ def add_GenerationServiceServicer_to_server(servicer, server):
                     servicer.DownloadImage,
                     request_deserializer=collodion_dot_v1_dot_generation__pb2.DownloadImageRequest.FromString,
                     response_serializer=collodion_dot_v1_dot_generation__pb2.DownloadImageResponse.SerializeToString,
+            ),
+            'ListTiers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTiers,
+                    request_deserializer=collodion_dot_v1_dot_generation__pb2.ListTiersRequest.FromString,
+                    response_serializer=collodion_dot_v1_dot_generation__pb2.ListTiersResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -364,6 +382,33 @@ class GenerationService(object):
             '/collodion.v1.GenerationService/DownloadImage',
             collodion_dot_v1_dot_generation__pb2.DownloadImageRequest.SerializeToString,
             collodion_dot_v1_dot_generation__pb2.DownloadImageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTiers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/collodion.v1.GenerationService/ListTiers',
+            collodion_dot_v1_dot_generation__pb2.ListTiersRequest.SerializeToString,
+            collodion_dot_v1_dot_generation__pb2.ListTiersResponse.FromString,
             options,
             channel_credentials,
             insecure,

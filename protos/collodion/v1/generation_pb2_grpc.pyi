@@ -5,8 +5,9 @@ Drawing pictures from text.
 
 Errors are google.rpc.Status with details (in the trailing metadata `grpc-status-details-bin`): ErrorInfo (domain
 "collodion", a stable UPPER_SNAKE_CASE reason) on every error, BadRequest with ALL violations on INVALID_ARGUMENT, ResourceInfo on
-NOT_FOUND, RetryInfo on RESOURCE_EXHAUSTED and UNAVAILABLE. A client SHOULD retry by itself only UNAVAILABLE, and RESOURCE_EXHAUSTED that
-carries RetryInfo.
+NOT_FOUND, RetryInfo on UNAVAILABLE and RESOURCE_EXHAUSTED, CounterOffer on RESOURCE_EXHAUSTED with the reason DEADLINE_INFEASIBLE. A client SHOULD
+retry by itself only UNAVAILABLE, and RESOURCE_EXHAUSTED that carries RetryInfo and another reason than DEADLINE_INFEASIBLE: a later try has a later
+deadline, and whether that will do, or one of the offers, is for the caller to say.
 
 Metadata: `x-collodion-tenant` names the tenant until there is authentication (1 to 64 characters of [A-Za-z0-9._-]; default "default").
 A tenant sees its own jobs only.
@@ -146,7 +147,23 @@ _GenerationServiceDownloadImageType = typing_extensions.TypeVar(
     ],
 )
 
-class GenerationServiceStub(typing.Generic[_GenerationServiceGenerateType, _GenerationServiceCreateJobType, _GenerationServiceGetJobType, _GenerationServiceListJobsType, _GenerationServiceWatchJobType, _GenerationServiceCancelJobType, _GenerationServiceDownloadImageType]):
+_GenerationServiceListTiersType = typing_extensions.TypeVar(
+    '_GenerationServiceListTiersType',
+    grpc.UnaryUnaryMultiCallable[
+        collodion.v1.generation_pb2.ListTiersRequest,
+        collodion.v1.generation_pb2.ListTiersResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        collodion.v1.generation_pb2.ListTiersRequest,
+        collodion.v1.generation_pb2.ListTiersResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        collodion.v1.generation_pb2.ListTiersRequest,
+        collodion.v1.generation_pb2.ListTiersResponse,
+    ],
+)
+
+class GenerationServiceStub(typing.Generic[_GenerationServiceGenerateType, _GenerationServiceCreateJobType, _GenerationServiceGetJobType, _GenerationServiceListJobsType, _GenerationServiceWatchJobType, _GenerationServiceCancelJobType, _GenerationServiceDownloadImageType, _GenerationServiceListTiersType]):
     """Submits, watches and cancels jobs, and fetches their pictures."""
 
     @typing.overload
@@ -178,6 +195,10 @@ class GenerationServiceStub(typing.Generic[_GenerationServiceGenerateType, _Gene
         grpc.UnaryStreamMultiCallable[
             collodion.v1.generation_pb2.DownloadImageRequest,
             collodion.v1.generation_pb2.DownloadImageResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            collodion.v1.generation_pb2.ListTiersRequest,
+            collodion.v1.generation_pb2.ListTiersResponse,
         ],
     ], channel: grpc.Channel) -> None: ...
 
@@ -211,6 +232,10 @@ class GenerationServiceStub(typing.Generic[_GenerationServiceGenerateType, _Gene
             collodion.v1.generation_pb2.DownloadImageRequest,
             collodion.v1.generation_pb2.DownloadImageResponse,
         ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            collodion.v1.generation_pb2.ListTiersRequest,
+            collodion.v1.generation_pb2.ListTiersResponse,
+        ],
     ], channel: grpc.aio.Channel) -> None: ...
 
     Generate: _GenerationServiceGenerateType
@@ -218,10 +243,11 @@ class GenerationServiceStub(typing.Generic[_GenerationServiceGenerateType, _Gene
 
     A client that hangs up (or whose connection breaks, which looks the same) parks its job at once, and cancels it after a grace
     (10 s by default) unless somebody re-attaches with WatchJob or the request said `detach`. If a frontend dies, the grace is 30 s. The RPC's own
-    timeout is a hang-up; it has nothing to do with the job's deadline.
+    timeout is a hang-up; it has nothing to do with the job's deadline, and a job that misses its deadline is finished all the same.
 
     INVALID_ARGUMENT: fields are out of range; all of them are listed. NOT_FOUND: no such model. UNIMPLEMENTED: a field asks for what this
-    server cannot do yet. ALREADY_EXISTS: `request_id` was used for another request. RESOURCE_EXHAUSTED: the queue is full.
+    server cannot do yet. ALREADY_EXISTS: `request_id` was used for another request. RESOURCE_EXHAUSTED with the reason QUEUE_FULL: too many jobs
+    or too much work wait, of all or of this tenant. RESOURCE_EXHAUSTED with the reason DEADLINE_INFEASIBLE: see DeadlinePolicy.
     UNAVAILABLE: the scheduler cannot be reached, was restarted (jobs do not survive that yet), or the server is draining.
     """
 
@@ -246,6 +272,9 @@ class GenerationServiceStub(typing.Generic[_GenerationServiceGenerateType, _Gene
     """Fetches a stored picture in chunks of at most 1 MiB. NOT_FOUND: no such job or image, or it was deleted after its time.
     FAILED_PRECONDITION: the image is not finished.
     """
+
+    ListTiers: _GenerationServiceListTiersType
+    """Lists the tiers that a request may name."""
 
 GenerationServiceAsyncStub: typing_extensions.TypeAlias = GenerationServiceStub[
     grpc.aio.UnaryStreamMultiCallable[
@@ -276,6 +305,10 @@ GenerationServiceAsyncStub: typing_extensions.TypeAlias = GenerationServiceStub[
         collodion.v1.generation_pb2.DownloadImageRequest,
         collodion.v1.generation_pb2.DownloadImageResponse,
     ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        collodion.v1.generation_pb2.ListTiersRequest,
+        collodion.v1.generation_pb2.ListTiersResponse,
+    ],
 ]
 
 class GenerationServiceServicer(metaclass=abc.ABCMeta):
@@ -291,10 +324,11 @@ class GenerationServiceServicer(metaclass=abc.ABCMeta):
 
         A client that hangs up (or whose connection breaks, which looks the same) parks its job at once, and cancels it after a grace
         (10 s by default) unless somebody re-attaches with WatchJob or the request said `detach`. If a frontend dies, the grace is 30 s. The RPC's own
-        timeout is a hang-up; it has nothing to do with the job's deadline.
+        timeout is a hang-up; it has nothing to do with the job's deadline, and a job that misses its deadline is finished all the same.
 
         INVALID_ARGUMENT: fields are out of range; all of them are listed. NOT_FOUND: no such model. UNIMPLEMENTED: a field asks for what this
-        server cannot do yet. ALREADY_EXISTS: `request_id` was used for another request. RESOURCE_EXHAUSTED: the queue is full.
+        server cannot do yet. ALREADY_EXISTS: `request_id` was used for another request. RESOURCE_EXHAUSTED with the reason QUEUE_FULL: too many jobs
+        or too much work wait, of all or of this tenant. RESOURCE_EXHAUSTED with the reason DEADLINE_INFEASIBLE: see DeadlinePolicy.
         UNAVAILABLE: the scheduler cannot be reached, was restarted (jobs do not survive that yet), or the server is draining.
         """
 
@@ -349,5 +383,13 @@ class GenerationServiceServicer(metaclass=abc.ABCMeta):
         """Fetches a stored picture in chunks of at most 1 MiB. NOT_FOUND: no such job or image, or it was deleted after its time.
         FAILED_PRECONDITION: the image is not finished.
         """
+
+    @abc.abstractmethod
+    def ListTiers(
+        self,
+        request: collodion.v1.generation_pb2.ListTiersRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collodion.v1.generation_pb2.ListTiersResponse, collections.abc.Awaitable[collodion.v1.generation_pb2.ListTiersResponse]]:
+        """Lists the tiers that a request may name."""
 
 def add_GenerationServiceServicer_to_server(servicer: GenerationServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -86,23 +86,29 @@ class _DeadlinePolicyEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper.
     DEADLINE_POLICY_UNSPECIFIED: _DeadlinePolicy.ValueType  # 0
     """The server's default, BEST_EFFORT."""
     DEADLINE_POLICY_REFUSE: _DeadlinePolicy.ValueType  # 1
-    """Refuse it with RESOURCE_EXHAUSTED and a counter-offer. Not implemented yet: UNIMPLEMENTED."""
+    """Refuse it: RESOURCE_EXHAUSTED, with the details ErrorInfo (reason DEADLINE_INFEASIBLE), RetryInfo if waiting would help, and CounterOffer."""
     DEADLINE_POLICY_DEGRADE: _DeadlinePolicy.ValueType  # 2
-    """Lower the steps as far as `min_steps`, and say so in a warning event. Not implemented yet: UNIMPLEMENTED."""
+    """Lower the steps, to the most with which the deadline can be promised and no further than `min_steps`. `Job.parameters.steps` is what was
+    granted, and a warning event with the reason DEGRADED follows `accepted`. If not even `min_steps` can be promised, it is refused as by REFUSE.
+    """
     DEADLINE_POLICY_BEST_EFFORT: _DeadlinePolicy.ValueType  # 3
-    """Accept it, and run it in what promises to others leave."""
+    """Accept it without a promise, and run it in what promises to others leave."""
 
 class DeadlinePolicy(_DeadlinePolicy, metaclass=_DeadlinePolicyEnumTypeWrapper):
-    """What to do with a job whose deadline cannot be met."""
+    """What to do with a job whose deadline cannot be promised. A job without a deadline (its tier has none and the request names none) has nothing
+    to be promised: it is accepted whatever this says.
+    """
 
 DEADLINE_POLICY_UNSPECIFIED: DeadlinePolicy.ValueType  # 0
 """The server's default, BEST_EFFORT."""
 DEADLINE_POLICY_REFUSE: DeadlinePolicy.ValueType  # 1
-"""Refuse it with RESOURCE_EXHAUSTED and a counter-offer. Not implemented yet: UNIMPLEMENTED."""
+"""Refuse it: RESOURCE_EXHAUSTED, with the details ErrorInfo (reason DEADLINE_INFEASIBLE), RetryInfo if waiting would help, and CounterOffer."""
 DEADLINE_POLICY_DEGRADE: DeadlinePolicy.ValueType  # 2
-"""Lower the steps as far as `min_steps`, and say so in a warning event. Not implemented yet: UNIMPLEMENTED."""
+"""Lower the steps, to the most with which the deadline can be promised and no further than `min_steps`. `Job.parameters.steps` is what was
+granted, and a warning event with the reason DEGRADED follows `accepted`. If not even `min_steps` can be promised, it is refused as by REFUSE.
+"""
 DEADLINE_POLICY_BEST_EFFORT: DeadlinePolicy.ValueType  # 3
-"""Accept it, and run it in what promises to others leave."""
+"""Accept it without a promise, and run it in what promises to others leave."""
 Global___DeadlinePolicy: typing_extensions.TypeAlias = DeadlinePolicy
 
 class _ImageDelivery:
@@ -386,9 +392,11 @@ class Failure(google.protobuf.message.Message):
     REASON_FIELD_NUMBER: builtins.int
     MESSAGE_FIELD_NUMBER: builtins.int
     code: builtins.int
-    """A google.rpc.Code: what the RPC would have ended with."""
+    """A google.rpc.Code: what the RPC would have ended with. DEADLINE_EXCEEDED only with the reason HOPELESS."""
     reason: builtins.str
-    """UPPER_SNAKE_CASE, stable, the same vocabulary as ErrorInfo.reason: NON_FINITE_LATENT, WORKER_LOST_REPEATEDLY, …"""
+    """UPPER_SNAKE_CASE, stable, the same vocabulary as ErrorInfo.reason: NON_FINITE_LATENT, WORKER_LOST_REPEATEDLY, … HOPELESS: its deadline could
+    not be met any more, and the server is configured to drop such jobs. (By default it finishes them late.)
+    """
     message: builtins.str
     """For a person."""
     def __init__(
@@ -458,7 +466,7 @@ class ImageProgress(google.protobuf.message.Message):
     step: builtins.int
     """Steps done, 0 to `steps`."""
     steps: builtins.int
-    """Steps asked for."""
+    """Steps to be done, as granted."""
     def __init__(
         self,
         *,
@@ -470,6 +478,67 @@ class ImageProgress(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["index", b"index", "stage", b"stage", "step", b"step", "steps", b"steps"]) -> None: ...
 
 Global___ImageProgress: typing_extensions.TypeAlias = ImageProgress
+
+@typing.final
+class Explanation(google.protobuf.message.Message):
+    """Why a job is not finished sooner."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SUMMARY_FIELD_NUMBER: builtins.int
+    REMEDIES_FIELD_NUMBER: builtins.int
+    summary: builtins.str
+    """One sentence for a person: what it waits for."""
+    @property
+    def remedies(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """For a person: what would let it finish sooner, each on its own, the most helpful first. May be empty."""
+
+    def __init__(
+        self,
+        *,
+        summary: builtins.str = ...,
+        remedies: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["remedies", b"remedies", "summary", b"summary"]) -> None: ...
+
+Global___Explanation: typing_extensions.TypeAlias = Explanation
+
+@typing.final
+class CounterOffer(google.protobuf.message.Message):
+    """What could be promised instead of a request that was refused with the reason DEADLINE_INFEASIBLE: a detail of that status. Each field is an
+    offer of its own, and none is a reservation: it holds for a request that comes at once, before others do.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FINISH_TIME_FIELD_NUMBER: builtins.int
+    SLO_FIELD_NUMBER: builtins.int
+    STEPS_FIELD_NUMBER: builtins.int
+    TIER_FIELD_NUMBER: builtins.int
+    steps: builtins.int
+    """How many steps could be done by the deadline that was asked for. 0: none."""
+    tier: builtins.str
+    """The first tier in whose own SLO the job could be done as it was asked for (but for its `slo`). Empty: there is none."""
+    @property
+    def finish_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When the job would be done exactly as it was asked for. Unset: that cannot be said."""
+
+    @property
+    def slo(self) -> google.protobuf.duration_pb2.Duration:
+        """`finish_time` as the `slo` to ask for instead: the time from this answer to it, so that nobody's clock matters. Unset with it."""
+
+    def __init__(
+        self,
+        *,
+        finish_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        slo: google.protobuf.duration_pb2.Duration | None = ...,
+        steps: builtins.int = ...,
+        tier: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["finish_time", b"finish_time", "slo", b"slo"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["finish_time", b"finish_time", "slo", b"slo", "steps", b"steps", "tier", b"tier"]) -> None: ...
+
+Global___CounterOffer: typing_extensions.TypeAlias = CounterOffer
 
 @typing.final
 class Job(google.protobuf.message.Message):
@@ -510,12 +579,14 @@ class Job(google.protobuf.message.Message):
     TIMINGS_FIELD_NUMBER: builtins.int
     DEADLINE_MET_FIELD_NUMBER: builtins.int
     DETACH_FIELD_NUMBER: builtins.int
+    PROMISED_FIELD_NUMBER: builtins.int
+    EXPLANATION_FIELD_NUMBER: builtins.int
     job_id: builtins.str
     """Given by the server: 26 characters, sorts by time of acceptance."""
     state: Global___JobState.ValueType
     """Where it stands."""
     tier: builtins.str
-    """The tier that was granted."""
+    """The tier that was granted: the one that was asked for, or the server's default."""
     request_id: builtins.str
     """The caller's id of the request, if it gave one."""
     place: builtins.int
@@ -524,6 +595,10 @@ class Job(google.protobuf.message.Message):
     """Set at the end of a job that had a deadline: whether it was met."""
     detach: builtins.bool
     """Whether it runs on with nobody watching."""
+    promised: builtins.bool
+    """Whether its deadline was promised when it was accepted, and is still. A job without a promise is best effort. Withdrawn if what was
+    promised cannot be kept, for example because a worker was lost; at the end it stays as it was, and `deadline_met` says what came of it.
+    """
     @property
     def parameters(self) -> Global___Parameters:
         """What it draws, with every default filled in."""
@@ -538,7 +613,7 @@ class Job(google.protobuf.message.Message):
 
     @property
     def deadline(self) -> google.protobuf.timestamp_pb2.Timestamp:
-        """When it should be finished. Unset: its tier has no deadline."""
+        """When it should be finished: its acceptance plus its SLO. Missing it does not end the job. Unset: it has no SLO."""
 
     @property
     def predicted_finish_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
@@ -564,6 +639,10 @@ class Job(google.protobuf.message.Message):
     def timings(self) -> Global___Timings:
         """Set at the end."""
 
+    @property
+    def explanation(self) -> Global___Explanation:
+        """Why it is not finished sooner. Set by GetJob for a job that has not ended; elsewhere it MAY be left out."""
+
     def __init__(
         self,
         *,
@@ -584,16 +663,20 @@ class Job(google.protobuf.message.Message):
         timings: Global___Timings | None = ...,
         deadline_met: builtins.bool | None = ...,
         detach: builtins.bool = ...,
+        promised: builtins.bool = ...,
+        explanation: Global___Explanation | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_deadline_met", b"_deadline_met", "create_time", b"create_time", "deadline", b"deadline", "deadline_met", b"deadline_met", "end_time", b"end_time", "failure", b"failure", "parameters", b"parameters", "predicted_finish_time", b"predicted_finish_time", "timings", b"timings"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_deadline_met", b"_deadline_met", "create_time", b"create_time", "deadline", b"deadline", "deadline_met", b"deadline_met", "detach", b"detach", "end_time", b"end_time", "failure", b"failure", "images", b"images", "job_id", b"job_id", "labels", b"labels", "parameters", b"parameters", "place", b"place", "predicted_finish_time", b"predicted_finish_time", "progress", b"progress", "request_id", b"request_id", "state", b"state", "tier", b"tier", "timings", b"timings"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_deadline_met", b"_deadline_met", "create_time", b"create_time", "deadline", b"deadline", "deadline_met", b"deadline_met", "end_time", b"end_time", "explanation", b"explanation", "failure", b"failure", "parameters", b"parameters", "predicted_finish_time", b"predicted_finish_time", "timings", b"timings"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_deadline_met", b"_deadline_met", "create_time", b"create_time", "deadline", b"deadline", "deadline_met", b"deadline_met", "detach", b"detach", "end_time", b"end_time", "explanation", b"explanation", "failure", b"failure", "images", b"images", "job_id", b"job_id", "labels", b"labels", "parameters", b"parameters", "place", b"place", "predicted_finish_time", b"predicted_finish_time", "progress", b"progress", "promised", b"promised", "request_id", b"request_id", "state", b"state", "tier", b"tier", "timings", b"timings"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_deadline_met", b"_deadline_met"]) -> typing.Literal["deadline_met"] | None: ...
 
 Global___Job: typing_extensions.TypeAlias = Job
 
 @typing.final
 class Accepted(google.protobuf.message.Message):
-    """The job was accepted. The first event of every stream, also of one that re-attaches."""
+    """The job was accepted. The first event of every stream, also of one that re-attaches. `job.promised`, `job.deadline` and
+    `job.predicted_finish_time` say what is promised, `job.tier` and `job.parameters.steps` what was granted.
+    """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -621,7 +704,7 @@ class Warning(google.protobuf.message.Message):
     REASON_FIELD_NUMBER: builtins.int
     MESSAGE_FIELD_NUMBER: builtins.int
     reason: builtins.str
-    """UPPER_SNAKE_CASE, stable: PROMPT_TRUNCATED, IMAGE_NOT_FOUND, …"""
+    """UPPER_SNAKE_CASE, stable: DEGRADED (fewer steps than asked for, by DEADLINE_POLICY_DEGRADE), PROMPT_TRUNCATED, IMAGE_NOT_FOUND, …"""
     message: builtins.str
     """For a person."""
     def __init__(
@@ -671,7 +754,7 @@ class Progress(google.protobuf.message.Message):
     step: builtins.int
     """Steps done."""
     steps: builtins.int
-    """Steps asked for."""
+    """Steps to be done, as granted."""
     @property
     def predicted_finish_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """When the JOB is expected to be finished; unset while nothing is known of the model's cost."""

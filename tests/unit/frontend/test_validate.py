@@ -12,7 +12,7 @@ from collodion.frontend import convert, validate
 from collodion.frontend.errors import CallError
 from collodion.frontend.fields import Fields
 from collodion.v1 import generation_pb2, job_pb2
-from collodion.wire.jobs import JobSpec, ModelInfo, OutputFormat, RefusedSampler
+from collodion.wire.jobs import DeadlinePolicy, JobSpec, ModelInfo, OutputFormat, RefusedSampler
 from collodion.wire.to_frontend import Catalogue, TierInfo
 
 MODEL = ModelInfo(
@@ -151,8 +151,9 @@ def test_all_violations_are_told_at_once() -> None:
         "images": 20,
         "quality": 200,
     }
-    error = refused(metadata=(("x-collodion-tenant", ""),), parameters=wrong, tier="gold", request_id="x")
-    assert {violation.field.rpartition(".")[2] for violation in error.violations} >= {*wrong, "tier", "request_id"}
+    job = {"tier": "gold", "request_id": "x", "slo": {"seconds": -1}, "deadline_policy": 9, "min_steps": 100}
+    error = refused(metadata=(("x-collodion-tenant", ""),), parameters=wrong, **job)
+    assert {violation.field.rpartition(".")[2] for violation in error.violations} >= {*wrong, *job}
     bad = error_details_pb2.BadRequest()
     assert any(detail.Unpack(bad) for detail in error.status().details)
     assert len(bad.field_violations) == len(error.violations)
@@ -173,8 +174,6 @@ def test_violations_beyond_the_room_that_metadata_has_are_counted() -> None:
         {"parameters": {"prompt_syntax": job_pb2.PROMPT_SYNTAX_WEIGHTED}},
         {"parameters": {"init_image": b"png"}},
         {"parameters": {"init_image": b"png", "mask_image": b"png", "strength": 0.5}},
-        {"deadline_policy": job_pb2.DEADLINE_POLICY_REFUSE},
-        {"deadline_policy": job_pb2.DEADLINE_POLICY_DEGRADE, "min_steps": 3},
     ],
 )
 def test_what_is_not_implemented_is_said_so_unless_something_is_wrong(job) -> None:
@@ -219,6 +218,33 @@ def test_what_is_left_open_is_filled_in() -> None:
     assert (asked.steps, asked.sampler, asked.guidance_scale, asked.images) == (20, "ddim", 3.0, 1)
     assert (asked.output_format, asked.quality) == (OutputFormat.PNG, 90)
     assert 0 <= asked.seed < 2**32
+
+
+@pytest.mark.parametrize(
+    ("asked", "policy"),
+    [
+        (job_pb2.DEADLINE_POLICY_UNSPECIFIED, DeadlinePolicy.BEST_EFFORT),
+        (job_pb2.DEADLINE_POLICY_REFUSE, DeadlinePolicy.REFUSE),
+        (job_pb2.DEADLINE_POLICY_DEGRADE, DeadlinePolicy.DEGRADE),
+        (job_pb2.DEADLINE_POLICY_BEST_EFFORT, DeadlinePolicy.BEST_EFFORT),
+    ],
+)
+def test_what_is_to_become_of_a_job_that_cannot_be_promised_is_passed_on(asked, policy) -> None:
+    assert spec(deadline_policy=asked).deadline_policy is policy
+
+
+@pytest.mark.parametrize(
+    ("job", "least"),
+    [
+        ({}, 10),
+        ({"parameters": {"steps": 7}}, 4),
+        ({"parameters": {"steps": 1}}, 1),
+        ({"min_steps": 20}, 20),
+        ({"min_steps": 1, "parameters": {"steps": 7}}, 1),
+    ],
+)
+def test_steps_may_be_halved_at_most_unless_the_request_says_how_far(job, least) -> None:
+    assert spec(**job, deadline_policy=job_pb2.DEADLINE_POLICY_DEGRADE).min_steps == least
 
 
 def test_random_seeds_differ() -> None:
