@@ -135,7 +135,7 @@ class EngineDriver:
         """Runs rounds until every latent that is to run has ended."""
         for _ in range(bound):
             if not self.engine.round():
-                self.engine._settle(0)  # what the loop does before it rests
+                self.engine.lanes.settle(0)  # what the loop does before it rests
             if all(latent.stage in ENDED for latent in self.holdings.running):
                 return
         raise AssertionError(f"still at it after {bound} rounds: {[str(one.stage) for one in self.holdings.running]}")

@@ -51,7 +51,7 @@ class ImageKeeper:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="images")
 
     def keep(self, latent: Latent, picture: Picture) -> None:
-        """See engine.Keeper."""
+        """See lanes.Keeper."""
         self._pool.submit(self._keep, latent, picture)
 
     def close(self) -> None:

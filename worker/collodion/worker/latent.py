@@ -34,6 +34,12 @@ class WorkerJob:
         """The job's own."""
         return self.order.job
 
+    @property
+    def loaded(self) -> AnyPipeline:
+        """The pipeline of a job that has a plan."""
+        assert self.pipeline is not None
+        return self.pipeline
+
 
 @dataclass(eq=False, slots=True)
 class Latent:
@@ -71,6 +77,14 @@ class Latent:
         self.evaluations += 1
         self.steps = self.course[self.evaluations]
         return self.evaluations == len(self.course) - 1
+
+    @property
+    def preview_due(self) -> bool:
+        """Whether the last evaluation ended a step after which a preview is wanted."""
+        if self.stage is not Stage.DENOISING or not self.evaluations:
+            return False
+        done_before = self.course[self.evaluations - 1]
+        return self.steps != done_before and self.steps % self.job.order.preview_interval == 0
 
     def finish(self, image: StoredImage) -> None:
         """Its picture is stored."""

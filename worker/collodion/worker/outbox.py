@@ -1,7 +1,6 @@
 """What waits to be said to the scheduler, and the bell that wakes the link.
 
-The device thread rings only right before it hands the device its next batch, so that the link's work falls into the time of a model
-call and not into the gap between two. Ringing twice before the link wakes is ringing once.
+Ringing twice before the link wakes is ringing once. When the device thread rings: `news`.
 """
 
 import contextlib

@@ -1,0 +1,140 @@
+"""The lanes of a device: what becomes of a batch that is encoded, stepped or decoded.
+
+1. A batch that raises is tried again row by row, so that only the guilty latent fails.
+2. On a device that works asynchronously up to `run_ahead` batches are under way; the oldest is waited for, never the newest.
+3. A latent that has made its last evaluation goes on to `finished` by itself, and leaves it to be decoded, first come first served.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+from collodion.wire.jobs import Failure, Stage
+from collodion.worker.faults import Row, non_finite, try_rows
+from collodion.worker.latent import Latent, WorkerJob
+from collodion.worker.news import News
+from collodion.worker.outbox import Outbox, Sample
+from collodion.worker.pipeline import Decoded, Picture, Stepped
+from collodion.worker.timing import Span
+
+_log = logging.getLogger(__name__)
+_Row = TypeVar("_Row", bound=Row)
+
+
+class Keeper(Protocol):
+    """Stores finished pictures, elsewhere; then finishes or fails the latent."""
+
+    def keep(self, latent: Latent, picture: Picture) -> None:
+        """Returns at once."""
+
+
+class Lanes:
+    """Hands batches to the device. `fail` ends one latent; nobody else is concerned."""
+
+    def __init__(self, outbox: Outbox, news: News, keeper: Keeper, fail: Callable[[Latent, Failure], None]) -> None:
+        self._outbox = outbox
+        self._news = news
+        self._keeper = keeper
+        self._fail = fail
+        self._under_way: deque[Callable[[], None]] = deque()
+        self._last_step: Span | None = None
+        self.finished: list[Latent] = []
+
+    def encode(self, jobs: list[WorkerJob]) -> None:
+        """The prompts of these jobs, all of one model: each has its conditioning then, or a failure."""
+        self._last_step = None
+        _log.debug("encoding", extra={"jobs": [job.order.job for job in jobs]})
+        self._hand_over(jobs, jobs[0], self._encode, _fail_job)
+        _log.debug("encoded", extra={"jobs": [job.order.job for job in jobs]})
+
+    def step(self, batch: list[Latent], states: list[Any]) -> None:
+        """One evaluation of these latents, all of one batch key. `states` are theirs."""
+        self._hand_over(
+            batch,
+            batch[0].job,
+            lambda rows: self._step(rows, states if rows is batch else [latent.state for latent in rows]),
+            self._fail,
+        )
+
+    def decode(self, most: int) -> bool:
+        """One batch of finished latents of one batch key, at most so many; False if there are none."""
+        if not self.finished:
+            return False
+        # Meanwhile it may have been dropped, or its last evaluation may have turned out to have gone wrong.
+        waiting = [latent for latent in self.finished if latent.stage is Stage.DECODING and not latent.dropped]
+        batch = [latent for latent in waiting if latent.job.key == waiting[0].job.key][:most]
+        chosen = set(map(id, batch))
+        self.finished = [latent for latent in waiting if id(latent) not in chosen]
+        if batch:
+            self._last_step = None
+            self._hand_over(batch, batch[0].job, self._decode, self._fail)
+        return True
+
+    def rest(self) -> bool:
+        """Waits for what is under way; False if nothing was. What comes then does not come right after a step."""
+        self._last_step = None
+        under_way = bool(self._under_way)
+        self.settle(0)
+        return under_way
+
+    def settle(self, leave: int) -> None:
+        """Waits until no more than so many batches are under way."""
+        while len(self._under_way) > leave:
+            self._under_way.popleft()()
+
+    def _hand_over(
+        self,
+        rows: list[_Row],
+        job: WorkerJob,
+        work: Callable[[list[_Row]], None],
+        fail: Callable[[_Row, Failure], None],
+    ) -> None:
+        self._news.tell()  # now: the link talks while the device works
+        try_rows(rows, work, fail)
+        self.settle(job.loaded.run_ahead)
+
+    def _encode(self, jobs: list[WorkerJob]) -> None:
+        encoded = jobs[0].loaded.encode([job.plan for job in jobs])
+        for job, conditioning in zip(jobs, encoded.conditioning, strict=True):
+            job.conditioning = conditioning
+        self._under_way.append(lambda: self._sample("encode", jobs[0], len(jobs), encoded.span.wait()))
+
+    def _step(self, rows: list[Latent], states: list[Any]) -> None:
+        stepped = rows[0].job.loaded.step(states)
+        for latent in rows:
+            if latent.advance():
+                latent.stage = Stage.DECODING
+                self.finished.append(latent)
+                self._news.urge()
+        self._news.note()
+        previous, self._last_step = self._last_step, stepped.span
+        self._under_way.append(lambda: self._stepped(rows, stepped, previous))
+
+    def _stepped(self, rows: list[Latent], stepped: Stepped, previous: Span | None) -> None:
+        seconds = stepped.span.wait()
+        gap_s = None if previous is None else stepped.span.gap_after(previous)
+        self._sample("step", rows[0].job, len(rows), seconds, gap_s)
+        for row in stepped.non_finite():
+            self._fail(rows[row], non_finite(rows[row]))
+
+    def _decode(self, rows: list[Latent]) -> None:
+        decoded = rows[0].job.loaded.decode([latent.state for latent in rows])
+        self._under_way.append(lambda: self._decoded(rows, decoded))
+
+    def _decoded(self, rows: list[Latent], decoded: Decoded) -> None:
+        self._sample("decode", rows[0].job, len(rows), decoded.span.wait())
+        for latent, picture in zip(rows, decoded.pictures(), strict=True):
+            latent.state = None
+            if picture is None:
+                self._fail(latent, non_finite(latent))
+            elif latent.stage is Stage.DECODING and not latent.dropped:
+                self._keeper.keep(latent, picture)
+
+    def _sample(self, lane: str, job: WorkerJob, batch: int, seconds: float, gap_s: float | None = None) -> None:
+        self._outbox.samples.append(Sample(lane, job.order.parameters.model, job.key, batch, seconds, gap_s))
+        self._news.note()
+
+
+def _fail_job(job: WorkerJob, failure: Failure) -> None:
+    job.failure = failure
