@@ -1,0 +1,137 @@
+"""What batches cost, on each kind of device and for each batch key, and how far predictions from that are off.
+
+1. Pure: no clock, no file. It learns from reports (`learn`), may begin from a saved profile (`load`), and what was never measured for a
+   lane and key on a kind of device is None, never a guess from another.
+2. `curve` is what planners read: a tuple, the same one until `version` rises.
+3. What cannot be a measurement is ignored; memory is bounded: what was not reported for longest makes room.
+
+The parts: `cost_curve` learns one lane, `cost_shape` fills its gaps, `cost_error` makes the margin.
+"""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+
+from collodion.scheduler.cost_curve import Curve
+from collodion.scheduler.cost_error import Errors
+
+STEP = "step"
+ENCODE = "encode"
+DECODE = "decode"
+STORE = "store"
+
+LANES = (STEP, ENCODE, DECODE, STORE)
+
+_KEYS = 1024
+_LARGEST = 4096
+_LONGEST_S = 86_400.0
+_LEAST_S = 1e-9
+_UNKNOWN_MARGIN = 0.1
+_EVALUATE_EVERY = 8
+
+
+class _Costs:
+    """One batch key on one kind of device."""
+
+    __slots__ = ("calls", "curves", "errors")
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.curves: dict[str, Curve] = {}
+        self.errors = Errors()
+
+
+class CostModel:
+    """All that is known of costs. Seconds; sizes are rows (step), jobs (encode), latents (decode), or 1 (store)."""
+
+    def __init__(self) -> None:
+        self.version = 0
+        self._costs: OrderedDict[tuple[str, str], _Costs] = OrderedDict()
+
+    def seconds(self, device: str, lane: str, key: str, size: int) -> float | None:
+        """What a batch of `size` takes, without margin; None if nothing is known of this lane and key on that device."""
+        curve = self._curve(device, lane, key)
+        return curve.at(size) if curve is not None and 0 < size <= _LARGEST else None
+
+    def curve(self, device: str, lane: str, key: str, upto: int) -> tuple[float, ...] | None:
+        """The same for every size up to `upto`; entry 0 is 0. The same object as before while nothing material changed."""
+        curve = self._curve(device, lane, key)
+        return curve.upto(min(upto, _LARGEST)) if curve is not None else None
+
+    def margin(self, device: str, key: str) -> float:
+        """The relative error that predictions for this key have to carry, for example 0.03."""
+        costs = self._costs.get((device, key))
+        return costs.errors.margin if costs else _UNKNOWN_MARGIN
+
+    def load(
+        self, device: str, key: str, lanes: Mapping[str, Mapping[int, float]], noise: float, weight: float
+    ) -> None:
+        """Begins anew for this key from a profile: seconds by size for each lane.
+
+        Args:
+            noise: how much single calls spread, relative; 0 for exact costs, whose margin is 0 until reports say otherwise.
+            weight: as how many reports of its size each figure counts.
+        """
+        costs = self._costs[device, key] = _Costs()
+        costs.errors.load(noise, weight)
+        for lane, seconds in lanes.items():
+            curve = costs.curves[lane] = Curve()
+            curve.load(seconds, weight)
+            curve.rebase()
+        self._bound()
+        self.version += 1
+
+    def learn(self, device: str, lane: str, key: str, size: int, seconds: float) -> None:
+        """One batch took so long. What cannot be a measurement is ignored."""
+        if not (1 <= size <= _LARGEST and 0.0 <= seconds <= _LONGEST_S):  # so written, it refuses NaN too
+            return
+        seconds = max(seconds, _LEAST_S)
+        costs = self._of(device, key)
+        curve = costs.curves.get(lane)
+        if curve is None:
+            curve = costs.curves[lane] = Curve()
+        changes = curve.changes
+        expected = curve.learn(size, seconds)
+        if curve.changes != changes:
+            self.version += 1
+        if lane != STORE:
+            self._note(costs, curve, size, expected, seconds)
+
+    def predicted(self, device: str, key: str, expected_s: float, actual_s: float) -> None:
+        """A promise came true: the time it had left when it was made, as predicted and as it was.
+
+        Only the costs' errors belong here, not what was decided since: `expected_s` is what the batches that really ran were thought
+        to take when the promise was made.
+        """
+        if 0.0 < expected_s <= _LONGEST_S and 0.0 <= actual_s <= _LONGEST_S:
+            errors = self._of(device, key).errors
+            errors.predicted(expected_s, actual_s)
+            if errors.evaluate():
+                self.version += 1
+
+    def _note(self, costs: _Costs, curve: Curve, size: int, expected: float, seconds: float) -> None:
+        promised = curve.promised(size)
+        if costs.errors.add(expected if promised is None else promised, seconds, curve.deviation):
+            for each in costs.curves.values():
+                each.rebase()
+        costs.calls += 1
+        if costs.calls % _EVALUATE_EVERY == 0 and costs.errors.evaluate():
+            self.version += 1
+            for each in costs.curves.values():
+                each.tolerance = min(0.01, max(0.001, costs.errors.margin / 2))
+
+    def _curve(self, device: str, lane: str, key: str) -> Curve | None:
+        costs = self._costs.get((device, key))
+        curve = costs.curves.get(lane) if costs is not None else None
+        return curve if curve is not None and curve.known else None
+
+    def _of(self, device: str, key: str) -> _Costs:
+        costs = self._costs.get((device, key))
+        if costs is None:
+            costs = self._costs[device, key] = _Costs()
+            self._bound()
+        self._costs.move_to_end((device, key))
+        return costs
+
+    def _bound(self) -> None:
+        if len(self._costs) > _KEYS:
+            self._costs.popitem(last=False)
