@@ -1,0 +1,18 @@
+"""What the scheduler knows of costs before the first report. The only place that reaches into its cost model."""
+
+from collodion.scheduler.core import Core
+from simulation.instance import Device, seconds
+from simulation.truth import DECODE, ENCODE, STEP
+
+
+def prime(core: Core, devices: tuple[Device, ...]) -> None:
+    """Teaches the exact profile of every kind of device: what a batch of every size takes."""
+    for device in {device.kind: device for device in devices}.values():
+        for key, costs in device.costs.items():
+            for lane, table, most in (
+                (STEP, costs.step, device.max_batch),
+                (ENCODE, costs.encode, device.encode_batch),
+                (DECODE, costs.decode, device.decode_batch),
+            ):
+                for batch in range(1, most + 1):
+                    core.costs.learn(lane, key, batch, seconds(table, batch))

@@ -1,0 +1,257 @@
+"""A virtual worker: the wire protocol to the letter, and the rule of `Membership` carried out in jumps.
+
+1. A round is what the rule says of one boundary: decode one batch, choose the window, encode one batch, step the window once; one after
+   the other on one device. The newest membership is applied before a round, never within one; when idle, at once.
+2. Rounds that would only step the same window again are one stretch, up to the boundary at which a latent is done. A membership that
+   arrives within a stretch ends it at the next boundary.
+3. It reports at changes alone: a membership applied, latents encoded, latents done, pictures stored. A report tells of all
+   latents that are further than was told.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable
+from itertools import accumulate
+
+from collodion.wire.jobs import ModelInfo, Stage
+from collodion.wire.to_scheduler import FromWorker, WorkerReport, WorkerState
+from collodion.wire.to_worker import Membership, SchedulerBeat, ToWorker
+from simulation.agenda import Action, Agenda
+from simulation.holding import PAST_STEPS, Holding, VirtualJob, VirtualLatent
+from simulation.instance import Device
+from simulation.recorder import Recorder
+from simulation.samples import Samples
+from simulation.truth import DECODE, ENCODE, STEP, STORE, Truth
+
+Say = Callable[["VirtualWorker", FromWorker], None]
+
+
+class VirtualWorker:
+    """One worker. `store_s` is what storing a picture takes, beside the device."""
+
+    def __init__(
+        self,
+        index: int,
+        device: Device,
+        models: tuple[ModelInfo, ...],
+        truth: Truth,
+        agenda: Agenda,
+        recorder: Recorder,
+        say: Say,
+        store_s: float = 0.0,
+    ) -> None:
+        self.incarnation = f"worker-{index}"
+        self.peer = self.incarnation.encode()
+        self._index = index
+        self._device = device
+        self._models = models
+        self._truth = truth
+        self._agenda = agenda
+        self._recorder = recorder
+        self._say = say
+        self._store_s = store_s
+        self._samples = Samples(truth.exact)
+        self._held = Holding()
+        self._pending: Membership | None = None
+        self._applied_untold = False
+        self._told: dict[VirtualLatent, tuple[Stage, int]] = {}
+        self._finished: list[VirtualLatent] = []
+        self._busy = False
+        self._decoding: list[VirtualLatent] = []
+        self._encoding: list[VirtualJob] = []
+        self._window: list[VirtualLatent] = []
+        self._ends: list[float] = []  # boundaries of the stretch, its start first; empty outside of one
+        self._stretch = 0
+
+    # ------------------------------------------------------------------ messages
+
+    def hear(self, message: ToWorker) -> None:
+        """A message arrives, now."""
+        if isinstance(message, SchedulerBeat):
+            return  # its first membership says as much
+        if message.worker != self.incarnation:
+            return
+        newest = self._pending or self._held
+        if message.scheduler == newest.scheduler and message.number <= newest.number:
+            return
+        self._pending = message
+        if not self._busy:
+            self._round()
+        elif self._ends:
+            self._end_stretch_early()
+
+    def beat(self) -> None:
+        """Says everything."""
+        done = self._done_in_stretch()
+        within = set(self._window) if done else ()
+        latents = list(self._held.latents.values())
+        reports = tuple(latent.report(done if latent in within else 0) for latent in latents)
+        device = self._device
+        state = WorkerState(
+            incarnation=self.incarnation,
+            name=device.name,
+            device=device.kind,
+            models=self._models,
+            max_batch=device.max_batch,
+            max_resident=device.max_resident,
+            scheduler=self._held.scheduler,
+            membership=self._held.number,
+            latents=reports,
+            device_kind=device.kind,
+            encode_batch=device.encode_batch,
+            decode_batch=device.decode_batch,
+        )
+        self._told = {
+            latent: (report.stage, report.evaluations) for latent, report in zip(latents, reports, strict=True)
+        }
+        self._say(self, state)
+
+    def _report(self) -> None:
+        told = self._told
+        news = [
+            latent for latent in self._held.latents.values() if told.get(latent) != (latent.stage, latent.evaluations)
+        ]
+        if not news and not self._applied_untold:
+            return
+        self._applied_untold = False
+        for latent in news:
+            told[latent] = latent.stage, latent.evaluations
+        self._say(
+            self,
+            WorkerReport(
+                incarnation=self.incarnation,
+                scheduler=self._held.scheduler,
+                membership=self._held.number,
+                latents=tuple(latent.report() for latent in news),
+                lanes=self._samples.take(),
+                missing=self._held.missing,
+            ),
+        )
+
+    # ------------------------------------------------------------------ a round
+
+    def _round(self) -> None:
+        self._apply_newest()
+        self._decoding = self._due_for_decoding()
+        self._window = self._chosen()
+        self._encoding = self._due_for_encoding()
+        self._report()
+        self._busy = bool(self._decoding or self._window)
+        if self._decoding:
+            self._start(DECODE, self._decoding[0].job.key, len(self._decoding), self._decoding, self._decoded)
+        else:
+            self._encode()
+
+    def _apply_newest(self) -> None:
+        if self._pending is None:
+            return
+        self._held.apply(self._pending)
+        self._pending, self._applied_untold = None, True
+        self._finished = [latent for latent in self._finished if not latent.dropped]
+        self._told = {latent: told for latent, told in self._told.items() if not latent.dropped}
+
+    def _due_for_decoding(self) -> list[VirtualLatent]:
+        if not self._finished:
+            return []
+        key = self._finished[0].job.key
+        batch = [latent for latent in self._finished if latent.job.key == key][: self._device.decode_batch]
+        self._finished = [latent for latent in self._finished if latent not in batch]
+        return batch
+
+    def _chosen(self) -> list[VirtualLatent]:
+        window: list[VirtualLatent] = []
+        most = self._device.max_batch
+        for place, latent in enumerate(self._held.running):
+            if latent.stage in PAST_STEPS:
+                continue
+            if not window:
+                most = min(most, self._held.caps[place]) if self._held.caps else most
+            elif latent.job.key != window[0].job.key:
+                continue
+            window.append(latent)
+            if len(window) >= most:
+                break
+        return window
+
+    def _due_for_encoding(self) -> list[VirtualJob]:
+        due = {latent.job: None for latent in self._window if not latent.job.encoded}
+        return list(due)[: self._device.encode_batch]
+
+    def _start(self, lane: str, key: str, batch: int, latents: list[VirtualLatent], then: Action) -> None:
+        durations = self._truth.durations(lane, key, batch)
+        self._samples.add(lane, key, batch, durations)
+        start = self._agenda.now
+        end = start + durations[0]
+        self._recorder.note(self._index, lane, start, end, key, tuple(latent.id for latent in latents))
+        self._agenda.at(end, then)
+
+    def _decoded(self, _: None) -> None:
+        pictures, self._decoding = self._decoding, []
+        self._agenda.at(self._agenda.now + self._store_s, self._stored, pictures)
+        self._encode()
+
+    def _stored(self, pictures: list[VirtualLatent]) -> None:
+        kept = [latent for latent in pictures if not latent.dropped]
+        for latent in kept:
+            latent.stage = Stage.DONE
+            self._samples.add(STORE, latent.job.key, 1, (self._store_s,))
+        if kept:
+            self._report()
+
+    def _encode(self) -> None:
+        if self._encoding:
+            latents = [latent for latent in self._window if latent.job in self._encoding]
+            self._start(ENCODE, latents[0].job.key, len(self._encoding), latents, self._encoded)
+        else:
+            self._step()
+
+    def _encoded(self, _: None) -> None:
+        for job in self._encoding:
+            job.encoded = True
+        self._encoding = []
+        for latent in self._held.running:
+            if latent.stage is Stage.ENCODING and latent.job.encoded:
+                latent.stage = Stage.DENOISING
+        self._report()
+        self._step()
+
+    # ------------------------------------------------------------------ stretches of steps
+
+    def _step(self) -> None:
+        rows = [latent for latent in self._window if latent.job.encoded]
+        if not rows:
+            if self._busy:
+                self._round()
+            return
+        alone = self._pending is not None or bool(self._finished) or len(rows) < len(self._window)
+        count = 1 if alone else min(latent.job.total - latent.evaluations for latent in rows)
+        durations = self._truth.durations(STEP, rows[0].job.key, len(rows), count)
+        self._window = rows
+        self._ends = list(accumulate(durations, initial=self._agenda.now))
+        self._stretch += 1
+        self._agenda.at(self._ends[-1], self._stepped, (self._stretch, count))
+
+    def _end_stretch_early(self) -> None:
+        boundary = max(1, bisect_left(self._ends, self._agenda.now))
+        if boundary < len(self._ends) - 1:
+            self._stretch += 1
+            del self._ends[boundary + 1 :]
+            self._agenda.at(self._ends[boundary], self._stepped, (self._stretch, boundary))
+
+    def _stepped(self, what: tuple[int, int]) -> None:
+        stretch, count = what
+        if stretch != self._stretch:
+            return
+        rows, ends, self._ends = self._window, self._ends, []
+        key = rows[0].job.key
+        self._samples.add(STEP, key, len(rows), [ends[index + 1] - ends[index] for index in range(min(count, 4))])
+        names = tuple(latent.id for latent in rows)
+        self._recorder.note(self._index, STEP, ends[0], ends[-1], key, names, count)
+        for latent in rows:
+            latent.evaluations += count
+            if latent.evaluations == latent.job.total and not latent.dropped:
+                latent.stage = Stage.DECODING
+                self._finished.append(latent)
+        self._round()
+
+    def _done_in_stretch(self) -> int:
+        return bisect_right(self._ends, self._agenda.now) - 1 if self._ends else 0
