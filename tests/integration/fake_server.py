@@ -17,7 +17,7 @@ import PIL.Image
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
-from collodion.v1 import generation_pb2, generation_pb2_grpc, job_pb2, model_pb2, model_pb2_grpc
+from collodion.v1 import generation_pb2, generation_pb2_grpc, job_pb2, model_pb2, model_pb2_grpc, tier_pb2
 
 JOB_ID = "01JD0000000000000000000000"
 BOUND_S = 20.0
@@ -50,6 +50,14 @@ def retry_info(seconds: float) -> error_details_pb2.RetryInfo:
     return info
 
 
+def infeasible(retry_s: float | None = 5.0, **offer: Any) -> Error:
+    """A deadline that cannot be promised, and what can be."""
+    details = (retry_info(retry_s),) if retry_s is not None else ()
+    message = "this deadline cannot be promised"
+    counter = job_pb2.CounterOffer(**offer)
+    return Error(grpc.StatusCode.RESOURCE_EXHAUSTED, message, "DEADLINE_INFEASIBLE", (*details, counter))
+
+
 def png(colour: tuple[int, int, int] = (200, 30, 30), size: int = 8) -> bytes:
     file = io.BytesIO()
     PIL.Image.new("RGB", (size, size), colour).save(file, "PNG")
@@ -79,8 +87,8 @@ def event(**fields: Any) -> job_pb2.JobEvent:
     return made
 
 
-def accepted(images: int = 1) -> job_pb2.JobEvent:
-    return event(accepted=job_pb2.Accepted(job=job(images)))
+def accepted(images: int = 1, **fields: Any) -> job_pb2.JobEvent:
+    return event(accepted=job_pb2.Accepted(job=job(images, **fields)))
 
 
 def progress(step: int, index: int = 0) -> job_pb2.JobEvent:
@@ -126,10 +134,10 @@ def chunks(data: bytes, index: int = 0, size: int = 20) -> list[job_pb2.JobEvent
     ]
 
 
-def finished() -> job_pb2.JobEvent:
+def finished(deadline_met: bool = True) -> job_pb2.JobEvent:
     timings = job_pb2.Timings()
     timings.total.FromMilliseconds(1500)
-    return event(finished=job_pb2.Finished(timings=timings, deadline_met=True))
+    return event(finished=job_pb2.Finished(timings=timings, deadline_met=deadline_met))
 
 
 def failed() -> job_pb2.JobEvent:
@@ -238,6 +246,9 @@ class FakeServer(generation_pb2_grpc.GenerationServiceServicer, model_pb2_grpc.M
     def CancelJob(self, request: Any, context: Any) -> Any:
         return self._unary("CancelJob", request, context)
 
+    def ListTiers(self, request: Any, context: Any) -> Any:
+        return self._unary("ListTiers", request, context)
+
     def ListModels(self, request: Any, context: Any) -> Any:
         return self._unary("ListModels", request, context)
 
@@ -264,3 +275,14 @@ def model(name: str = "shapes", **fields: Any) -> model_pb2.Model:
         "refused_samplers": [model_pb2.RefusedSampler(name="tcd", reason="needs distillation")],
     }
     return model_pb2.Model(**known | fields)
+
+
+def tiers() -> generation_pb2.ListTiersResponse:
+    """One tier of each kind."""
+    return generation_pb2.ListTiersResponse(
+        tiers=[
+            tier_pb2.Tier(name="interactive", slo_scale=2.5, weight=4),
+            tier_pb2.Tier(name="standard", slo={"seconds": 90}, weight=1, is_default=True),
+            tier_pb2.Tier(name="batch", weight=0.25),
+        ]
+    )

@@ -27,7 +27,6 @@ from collodion.client import (
     NotSupported,
     Progress,
     Reattached,
-    RetryPolicy,
     ServerError,
     ServerUnavailable,
     TimedOut,
@@ -35,36 +34,14 @@ from collodion.client import (
 )
 from collodion.v1 import generation_pb2, job_pb2, model_pb2
 from tests.integration import fake_server as fake
+from tests.integration.both_clients import FAST, Async, Blocking
 from tests.integration.fake_server import BROKEN, JOB_ID, Error, FakeServer
-
-FAST = RetryPolicy(attempts=3, initial_s=0.001, longest_s=0.01)
 
 
 @pytest.fixture
 def server() -> Iterator[FakeServer]:
     with FakeServer() as server:
         yield server
-
-
-class Blocking:
-    """Calls a method of `Client`."""
-
-    def __call__(self, server: FakeServer, method: str, *arguments: Any, timeout_s: float = 10, **more: Any) -> Any:
-        with Client(server.address, retries=FAST, reattaching=FAST, timeout_s=timeout_s) as client:
-            answer = getattr(client, method)(*arguments, **more)
-            return list(answer) if isinstance(answer, Iterator) else answer
-
-
-class Async:
-    """Calls a method of `AsyncClient`."""
-
-    def __call__(self, server: FakeServer, method: str, *arguments: Any, timeout_s: float = 10, **more: Any) -> Any:
-        async def run() -> Any:
-            async with AsyncClient(server.address, retries=FAST, reattaching=FAST, timeout_s=timeout_s) as client:
-                answer = getattr(client, method)(*arguments, **more)
-                return [item async for item in answer] if inspect.isasyncgen(answer) else await answer
-
-        return asyncio.run(run())
 
 
 @pytest.fixture(params=[Blocking(), Async()], ids=["blocking", "asyncio"])

@@ -133,6 +133,7 @@ def test_a_server_that_is_not_there_is_said_so(server: FakeServer, capsys: pytes
         ["draw"],
         ["generate"],
         ["generate", "x", "--steps", "many"],
+        ["generate", "x", "--deadline-policy", "perhaps"],
         ["jobs", "--limit", "0"],
         ["models", "--timeout", "inf"],
         ["models", "--timeout", "1e300"],
@@ -146,7 +147,7 @@ def test_wrong_usage_exits_with_2(argv: list[str], capsys: pytest.CaptureFixture
     assert "usage: collodion" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["generate", "jobs", "watch", "cancel", "models", "serve", "demo"])
+@pytest.mark.parametrize("command", ["generate", "jobs", "watch", "why", "cancel", "models", "tiers", "serve", "demo"])
 def test_help_explains_the_exit_codes(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main([command, "--help"])
@@ -172,7 +173,7 @@ def test_jobs_are_listed_as_a_table_or_as_json_up_to_the_limit(
     page = generation_pb2.ListJobsResponse(jobs=[fake.job(job_id=str(i)) for i in range(3)], next_page_token="more")
     server.script("ListJobs", page)
     assert main(["jobs", "--limit", "2", "--state", "running", "--label", "a=b"]) == 0
-    assert capsys.readouterr().out.splitlines()[1].split("\t") == ["1", "running", "0/1", "shapes", "", "a fox"]
+    assert capsys.readouterr().out.splitlines()[1].split("\t") == ["1", "running", "0/1", "shapes", "", "-", "a fox"]
     assert main(["jobs", "--limit", "5", "--json"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["job_id"] for line in lines] == ["0", "1", "2", "0", "1"]

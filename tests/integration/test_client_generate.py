@@ -290,7 +290,7 @@ def test_an_exception_in_a_callback_hangs_up(server: FakeServer) -> None:
     hung_up = threading.Event()
     server.script(
         "Generate",
-        [fake.accepted(), fake.progress(1), lambda context: context.add_callback(hung_up.set), fake.until_hung_up],
+        [lambda context: context.add_callback(hung_up.set), fake.accepted(), fake.progress(1), fake.until_hung_up],
     )
 
     def interrupt(_: Progress) -> None:

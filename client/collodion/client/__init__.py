@@ -17,6 +17,8 @@ from collodion.client.errors import (
     ClientClosed,
     CollodionError,
     CorruptImage,
+    CounterOffer,
+    DeadlineInfeasible,
     Details,
     InvalidRequest,
     JobCancelled,
@@ -51,6 +53,7 @@ from collodion.client.events import (
 from collodion.client.images import Image
 from collodion.client.jobs import (
     DeadlinePolicy,
+    Explanation,
     Failure,
     ImageInfo,
     ImageProgress,
@@ -65,6 +68,7 @@ from collodion.client.models import Model
 from collodion.client.requests import JobOptions
 from collodion.client.result import Generation
 from collodion.client.retries import RetryPolicy
+from collodion.client.tiers import Tier
 
 __all__ = [
     "DEFAULT_SERVER",
@@ -76,9 +80,12 @@ __all__ = [
     "ClientClosed",
     "CollodionError",
     "CorruptImage",
+    "CounterOffer",
+    "DeadlineInfeasible",
     "DeadlinePolicy",
     "Details",
     "Event",
+    "Explanation",
     "Failed",
     "Failure",
     "Finished",
@@ -113,6 +120,7 @@ __all__ = [
     "ServerUnavailable",
     "Stage",
     "StageChanged",
+    "Tier",
     "TimedOut",
     "Timings",
     "Violation",

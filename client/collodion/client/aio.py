@@ -12,10 +12,11 @@ from collodion.client.base import BaseClient
 from collodion.client.channel import Connection
 from collodion.client.events import Event, Preview, Progress
 from collodion.client.images import Image
-from collodion.client.jobs import Job, JobState
+from collodion.client.jobs import Explanation, Job, JobState
 from collodion.client.models import Model
 from collodion.client.requests import JobOptions
 from collodion.client.result import Callbacks, Gathering, Generation
+from collodion.client.tiers import Tier
 from collodion.v1 import generation_pb2, model_pb2
 
 
@@ -55,6 +56,7 @@ class AsyncClient(BaseClient):
         `preview_interval` says otherwise.
 
         Raises:
+            DeadlineInfeasible: the deadline cannot be promised, and `deadline_policy` does not let that pass.
             JobFailed: an image failed. JobCancelled: somebody cancelled the job. JobLost: the server's scheduler was
                 restarted; the job is not submitted again by itself, see `collodion.client.following`. Each holds the
                 pictures that had arrived.
@@ -75,7 +77,8 @@ class AsyncClient(BaseClient):
         return self._calls.follow(requests.generate(prompt, options))
 
     async def submit(self, prompt: str, **options: Unpack[JobOptions]) -> Job:
-        """Submits a job that runs on with nobody watching."""
+        """Submits a job that runs on with nobody watching. `promised` and `parameters.steps` of what it returns say what
+        was granted. Raises DeadlineInfeasible as `generate`."""
         answer = await self._calls.unary(self._calls.generation.CreateJob, requests.create(prompt, options))
         return Job.of(answer.job)
 
@@ -100,6 +103,14 @@ class AsyncClient(BaseClient):
             self._calls.generation.GetJob, requests.made(generation_pb2.GetJobRequest, job_id=job_id)
         )
         return Job.of(answer.job)
+
+    async def why(self, job_id: str) -> Explanation | None:
+        """Why a job is not finished sooner, and what would help; None if it has ended.
+
+        Raises:
+            NotFound: there is no such job.
+        """
+        return (await self.get(job_id)).explanation
 
     async def list(
         self, *, states: Iterable[JobState] = (), labels: Mapping[str, str] | None = None, page_size: int = 0
@@ -154,3 +165,8 @@ class AsyncClient(BaseClient):
             self._calls.model.GetModel, requests.made(model_pb2.GetModelRequest, name=name)
         )
         return Model.of(answer.model)
+
+    async def tiers(self) -> tuple[Tier, ...]:
+        """The classes of service that a job may ask for, in the server's order."""
+        answer = await self._calls.unary(self._calls.generation.ListTiers, generation_pb2.ListTiersRequest())
+        return tuple(map(Tier.of, answer.tiers))

@@ -9,6 +9,7 @@
     ├── AccessDenied                yours: who you are, or what you may do
     ├── NotFound                    no such job, image or model; `details.resource` names it
     ├── ServerBusy                  the queue is full; `details.retry_after_s` says when to come back
+    │   └── DeadlineInfeasible      the deadline cannot be promised; `offer` says what can be; never retried by itself
     ├── ServerUnavailable           the server cannot be reached, is starting or is draining; come back later
     │   └── TimedOut                it did not answer in time
     ├── ServerError                 the server's fault; trying again may or may not help
@@ -24,6 +25,7 @@
    files.
 """
 
+import datetime
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -43,6 +45,20 @@ class Violation:
 
 
 @dataclass(frozen=True)
+class CounterOffer:
+    """What could be promised instead, if it is asked for at once; each on its own, None where there is nothing to offer.
+
+    `finish_time` is when the job would be done as it was asked for, and `slo_s` the SLO to ask for to that end, from the
+    server's clock. `steps` could be done by the deadline. `tier` is the first whose own SLO (leave out yours) would do.
+    """
+
+    finish_time: datetime.datetime | None = None
+    slo_s: float | None = None
+    steps: int | None = None
+    tier: str | None = None
+
+
+@dataclass(frozen=True)
 class Details:
     """What the server added to an error."""
 
@@ -50,6 +66,7 @@ class Details:
     retry_after_s: float | None = None
     resource: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
+    offer: CounterOffer | None = None
 
 
 class CollodionError(Exception):
@@ -100,6 +117,24 @@ class ServerBusy(CollodionError):
     """The queue is full; `details.retry_after_s` says when to come back, None if waiting would not help."""
 
 
+class DeadlineInfeasible(ServerBusy):
+    """The deadline cannot be promised, and the request said `refuse`, or `degrade` and not even `min_steps` would do.
+
+    Unlike any other ServerBusy it is not tried again by itself: a later try has a later deadline, and whether that will
+    do, or one of the offers, is for you to say.
+    """
+
+    @property
+    def offer(self) -> CounterOffer:
+        """What could be promised instead."""
+        return self.details.offer or CounterOffer()
+
+    @property
+    def retry_after_s(self) -> float | None:
+        """After which wait the same request (so with a later deadline) would be promised; None: never, or not known."""
+        return self.details.retry_after_s
+
+
 class ServerUnavailable(CollodionError):
     """The server cannot be reached, is starting or is draining."""
 
@@ -134,7 +169,10 @@ class JobError(CollodionError):
 
 
 class JobFailed(JobError):
-    """At least one image of the job failed; `reason` and `code` are those of the first failure."""
+    """At least one image of the job failed; `reason` and `code` are those of the first failure.
+
+    HOPELESS: its deadline had come out of reach, and the server is configured to drop such jobs.
+    """
 
 
 class JobCancelled(JobError):

@@ -56,7 +56,11 @@ class OutputFormat(StrEnum):
 
 
 class DeadlinePolicy(StrEnum):
-    """What to do with a job whose deadline cannot be met; UNSPECIFIED takes the server's default, BEST_EFFORT."""
+    """What to do with a job whose deadline cannot be promised; UNSPECIFIED takes the server's default, BEST_EFFORT.
+
+    REFUSE raises `DeadlineInfeasible`. DEGRADE lowers the steps as far as `min_steps`, and warns (`Warned`, reason
+    DEGRADED); if that is not enough it is refused too. BEST_EFFORT is accepted without a promise.
+    """
 
     UNSPECIFIED = "unspecified"
     REFUSE = "refuse"
@@ -180,11 +184,26 @@ class ImageProgress:
 
 
 @dataclass(frozen=True)
+class Explanation:
+    """Why a job is not finished sooner: one sentence, and what would let it finish sooner, each on its own."""
+
+    summary: str
+    remedies: tuple[str, ...]
+
+    @classmethod
+    def of(cls, message: job_pb2.Explanation) -> "Explanation":
+        """From the protobuf message."""
+        return cls(summary=message.summary, remedies=tuple(message.remedies))
+
+
+@dataclass(frozen=True)
 class Job:
     """One accepted request, as it stood when the server said so.
 
     `place` is the number of jobs before it that wait for their first step. `progress` and `images` are by index. The
-    times are None where they do not apply (yet).
+    times are None where they do not apply (yet). `promised`: whether its deadline was promised, and still is; without
+    that it is best effort. `parameters.steps` and `tier` are what was granted. `explanation` is there only while the
+    job has not ended, and only for certain in what `get` returns.
     """
 
     job_id: str
@@ -204,6 +223,8 @@ class Job:
     timings: Timings | None
     deadline_met: bool | None
     detach: bool
+    promised: bool
+    explanation: Explanation | None
 
     @classmethod
     def of(cls, message: job_pb2.Job) -> "Job":
@@ -226,4 +247,6 @@ class Job:
             timings=Timings.of(message.timings) if message.HasField("timings") else None,
             deadline_met=message.deadline_met if message.HasField("deadline_met") else None,
             detach=message.detach,
+            promised=message.promised,
+            explanation=Explanation.of(message.explanation) if message.HasField("explanation") else None,
         )

@@ -7,7 +7,8 @@
 
 import uuid
 from collections.abc import Iterable, Mapping
-from typing import Any, TypedDict, TypeVar
+from enum import StrEnum
+from typing import Any, Literal, TypedDict, TypeVar
 
 from google.protobuf.message import Message
 
@@ -23,8 +24,10 @@ class JobOptions(TypedDict, total=False):
     """What may be said of a job beside its prompt; `collodion/v1/job.proto` documents ranges and defaults.
 
     Sizes are in pixels. `seed` is that of the first image, image i has seed + i. `slo_s`: seconds after acceptance by
-    which the job should be finished. `preview_interval`: a preview every so many steps. `request_id`: a UUID; the
-    same id with the same content gives the same job; chosen at random if it is not given.
+    which the job should be finished, its `tier`'s if it is not given. `deadline_policy`: what is to become of it if that
+    cannot be promised, see `DeadlinePolicy`; `min_steps`: what DEGRADE may go down to. `preview_interval`: a preview
+    every so many steps. `request_id`: a UUID; the same id with the same content gives the same job; chosen at random if
+    it is not given.
     """
 
     model: str
@@ -36,11 +39,11 @@ class JobOptions(TypedDict, total=False):
     guidance_scale: float
     seed: int
     images: int
-    output_format: OutputFormat
+    output_format: OutputFormat | Literal["png", "jpeg", "webp"]
     quality: int
     tier: str
     slo_s: float
-    deadline_policy: DeadlinePolicy
+    deadline_policy: DeadlinePolicy | Literal["refuse", "degrade", "best_effort"]
     min_steps: int
     allow_step_cache: bool
     detach: bool
@@ -49,6 +52,7 @@ class JobOptions(TypedDict, total=False):
     labels: Mapping[str, str]
 
 
+_WORDS: dict[str, type[StrEnum]] = {"output_format": OutputFormat, "deadline_policy": DeadlinePolicy}
 _OF_PARAMETERS = frozenset(job_pb2.Parameters.DESCRIPTOR.fields_by_name)
 
 
@@ -115,12 +119,12 @@ def page(
 
 
 def _set(message: Message, name: str, value: Any) -> None:
-    match name, value:
-        case "slo_s", _:
+    match name:
+        case "slo_s":
             message.slo.FromMicroseconds(round(value * 1e6))  # type: ignore[attr-defined]
-        case "labels", _:
+        case "labels":
             message.labels.update(value)  # type: ignore[attr-defined]
-        case _, OutputFormat() | DeadlinePolicy():
-            setattr(message, name, number_of(value))
+        case _ if name in _WORDS:
+            setattr(message, name, number_of(_WORDS[name](value)))
         case _:
             setattr(message, name, value)

@@ -1,7 +1,8 @@
 """When a call that failed is made again: only where the API says that it may help, each time later, and not for ever.
 
 1. Only `ServerUnavailable` (UNAVAILABLE) and a `ServerBusy` that says when to come back (RESOURCE_EXHAUSTED with
-   RetryInfo) are retried. `TimedOut` is not: whoever set the timeout meant it.
+   RetryInfo) are retried. `TimedOut` is not: whoever set the timeout meant it. Nor is `DeadlineInfeasible`: a later try
+   has a later deadline, which is the caller's to accept.
 2. Waiting doubles, and is spread over half its length, so that many clients of a server that comes back do not come
    as one.
 3. Every call of the API can be made twice without harm: what creates a job carries a `request_id`.
@@ -10,7 +11,7 @@
 import random
 from dataclasses import dataclass, field
 
-from collodion.client.errors import CollodionError, ServerBusy, ServerUnavailable, TimedOut
+from collodion.client.errors import CollodionError, DeadlineInfeasible, ServerBusy, ServerUnavailable, TimedOut
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ class Retries:
 
 def retryable(error: CollodionError) -> bool:
     """Whether the same call may succeed later."""
+    if isinstance(error, DeadlineInfeasible):
+        return False
     if isinstance(error, ServerBusy):
         return error.details.retry_after_s is not None
     return isinstance(error, ServerUnavailable) and not isinstance(error, TimedOut)

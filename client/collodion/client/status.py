@@ -1,4 +1,4 @@
-"""gRPC's errors as ours: the status code chooses the class, the google.rpc details fill it."""
+"""gRPC's errors as ours: the status code chooses the class (a few reasons one of their own), the details fill it."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,9 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 from collodion.client import errors
-from collodion.client.errors import CollodionError, Details, Violation
+from collodion.client.convert import seconds_of, time_of
+from collodion.client.errors import CollodionError, CounterOffer, Details, Violation
+from collodion.v1 import job_pb2
 
 _DETAILS = "grpc-status-details-bin"
 
@@ -26,6 +28,9 @@ _CLASSES: dict[grpc.StatusCode, type[CollodionError]] = {
     grpc.StatusCode.CANCELLED: errors.ServerUnavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: errors.TimedOut,
 }
+_BY_REASON: dict[tuple[grpc.StatusCode, str], type[CollodionError]] = {
+    (grpc.StatusCode.RESOURCE_EXHAUSTED, "DEADLINE_INFEASIBLE"): errors.DeadlineInfeasible,
+}
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -34,7 +39,7 @@ def from_rpc(error: grpc.RpcError, server: str) -> CollodionError:
     assert isinstance(error, grpc.Call | grpc.aio.AioRpcError), "a call that failed has a status"
     code, message = error.code(), error.details() or ""
     reason, details = _details(tuple(error.trailing_metadata() or ()))
-    kind = _CLASSES.get(code, errors.ServerError)
+    kind = _BY_REASON.get((code, reason)) or _CLASSES.get(code, errors.ServerError)
     if not reason:  # not a word of our server's: the transport's
         message = _of_transport(code, message, server)
     return kind(message, reason=reason, code=code, details=details)
@@ -68,14 +73,26 @@ def _unpacked(status: status_pb2.Status) -> tuple[str, Details]:
     retry = error_details_pb2.RetryInfo()
     bad = error_details_pb2.BadRequest()
     resource = error_details_pb2.ResourceInfo()
-    waits = False
+    offer = job_pb2.CounterOffer()
+    waits = offers = False
     for detail in status.details:
         waits |= detail.Is(retry.DESCRIPTOR)
-        for message in (info, retry, bad, resource):
+        offers |= detail.Is(offer.DESCRIPTOR)
+        for message in (info, retry, bad, resource, offer):
             detail.Unpack(message)  # does nothing if it is of another type
     return info.reason, Details(
         violations=tuple(Violation(v.field, v.description) for v in bad.field_violations),
         retry_after_s=retry.retry_delay.ToNanoseconds() / 1e9 if waits else None,
         resource=resource.resource_name,
         metadata=dict(info.metadata),
+        offer=_offer(offer) if offers else None,
+    )
+
+
+def _offer(message: job_pb2.CounterOffer) -> CounterOffer:
+    return CounterOffer(
+        finish_time=time_of(message, "finish_time"),
+        slo_s=seconds_of(message.slo) if message.HasField("slo") else None,
+        steps=message.steps or None,
+        tier=message.tier or None,
     )

@@ -79,6 +79,18 @@ def test_every_status_has_its_class_and_its_exit_code(code: str, kind: type[Coll
     assert exit_of(error) == exit_code
 
 
+@pytest.mark.parametrize(
+    ("code", "kind", "exit_code"),
+    [("RESOURCE_EXHAUSTED", errors.DeadlineInfeasible, 5), ("UNAVAILABLE", errors.ServerUnavailable, 3)],
+)
+def test_a_deadline_that_cannot_be_promised_has_a_class_of_its_own(
+    code: str, kind: type[CollodionError], exit_code: int
+) -> None:
+    error = from_rpc(status(grpc.StatusCode[code], info("DEADLINE_INFEASIBLE")), "here:1")
+    assert type(error) is kind
+    assert exit_of(error) == exit_code
+
+
 def test_details_fill_the_error() -> None:
     bad = error_details_pb2.BadRequest()
     bad.field_violations.add(field="job.parameters.width", description="not a multiple of 8")

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from collodion.client.channel import Connection
 from collodion.client.errors import (
     CollodionError,
+    DeadlineInfeasible,
     Details,
     InvalidRequest,
     JobFailed,
@@ -29,6 +30,7 @@ AWAY = ServerUnavailable("away")
         (AWAY, True),
         (ServerBusy("full", details=Details(retry_after_s=1)), True),
         (ServerBusy("full"), False),
+        (DeadlineInfeasible("too soon", details=Details(retry_after_s=1)), False),
         (TimedOut("late", code=grpc.StatusCode.DEADLINE_EXCEEDED), False),
         (InvalidRequest("no"), False),
         (NotFound("no"), False),

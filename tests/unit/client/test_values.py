@@ -82,6 +82,18 @@ def test_what_cannot_be_sent_is_listed_whole() -> None:
     assert fields == parameters | {"job.slo", "job.labels"}
 
 
+def test_a_word_does_for_its_enum_and_another_is_refused() -> None:
+    job = requests.job_request("a fox", {"deadline_policy": "refuse", "output_format": "webp"})
+    assert (job.deadline_policy, job.parameters.output_format) == (
+        job_pb2.DEADLINE_POLICY_REFUSE,
+        job_pb2.OUTPUT_FORMAT_WEBP,
+    )
+    with pytest.raises(InvalidRequest) as caught:
+        requests.job_request("a fox", {"deadline_policy": "perhaps", "output_format": "gif"})  # type: ignore[typeddict-item]
+    fields = [violation.field for violation in caught.value.details.violations]
+    assert fields == ["job.deadline_policy", "job.parameters.output_format"]
+
+
 def test_an_unknown_option_is_a_type_error() -> None:
     with pytest.raises(TypeError, match="stepps"):
         requests.job_request("a fox", {"stepps": 3})  # type: ignore[typeddict-unknown-key]

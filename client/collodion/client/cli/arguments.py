@@ -9,7 +9,7 @@ from typing import Any
 
 from collodion.client.channel import DEFAULT_SERVER
 from collodion.client.cli.exits import EXPLAINED
-from collodion.client.jobs import JobState, OutputFormat
+from collodion.client.jobs import DeadlinePolicy, JobState, OutputFormat
 
 _BOUND = 2**31  # a longer timeout overflows in gRPC, and counts as passed
 DEMO_PROMPT = "a large red circle on a blue background"
@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
     )
     whole.add_argument("--version", action="version", version=f"collodion {version('collodion')}")
     commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_generate, _jobs, _watch, _cancel, _models, _serve, _demo):
+    for add in (_generate, _jobs, _watch, _why, _cancel, _models, _tiers, _serve, _demo):
         add(commands)
     return whole
 
@@ -72,8 +72,7 @@ def _generate(commands: Any) -> None:
     )
     command.add_argument("--seed", type=int, help="of the first picture; picture i has seed + i (default: random)")
     command.add_argument("-n", "--images", type=int, metavar="N", help="how many pictures (default: 1)")
-    command.add_argument("--tier", help="class of service: interactive, standard or batch")
-    command.add_argument("--slo", dest="slo_s", type=float, metavar="SECONDS", help="by when it should be finished")
+    _deadline(command)
     formats = [format_.value for format_ in OutputFormat if format_ is not OutputFormat.UNSPECIFIED]
     command.add_argument("--format", dest="output_format", choices=formats, help="of the files (default: png)")
     command.add_argument("--quality", type=int, metavar="1-100", help="for jpeg and webp (default: 90)")
@@ -82,6 +81,26 @@ def _generate(commands: Any) -> None:
     )
     command.add_argument("--label", dest="labels", action="append", type=_pair, metavar="KEY=VALUE", help="repeatable")
     _output(command)
+
+
+def _deadline(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--tier", help="class of service, one that `collodion tiers` names")
+    command.add_argument(
+        "--slo",
+        dest="slo_s",
+        type=float,
+        metavar="SECONDS",
+        help="how long after acceptance it should be finished (default: the tier's)",
+    )
+    policies = [policy.value for policy in DeadlinePolicy if policy is not DeadlinePolicy.UNSPECIFIED]
+    command.add_argument(
+        "--deadline-policy",
+        choices=policies,
+        help="if that cannot be promised: refuse, saying what can be; lower the steps; or draw it when there is time (default)",
+    )
+    command.add_argument(
+        "--min-steps", type=int, metavar="STEPS", help="what degrade may go down to (default: half of the steps)"
+    )
 
 
 def _jobs(commands: Any) -> None:
@@ -100,6 +119,11 @@ def _watch(commands: Any) -> None:
     _output(command)
 
 
+def _why(commands: Any) -> None:
+    command = _command(commands, "why", "say why a job is not finished sooner, and what would help")
+    command.add_argument("job_id", metavar="JOB", help="one that `collodion jobs` names")
+
+
 def _cancel(commands: Any) -> None:
     command = _command(commands, "cancel", "cancel a job; one that has ended stays as it is")
     command.add_argument("job_id", metavar="JOB", help="one that `collodion jobs` names")
@@ -107,6 +131,10 @@ def _cancel(commands: Any) -> None:
 
 def _models(commands: Any) -> None:
     _command(commands, "models", "list the models of the server")
+
+
+def _tiers(commands: Any) -> None:
+    _command(commands, "tiers", "list the classes of service of the server")
 
 
 def _serve(commands: Any) -> None:

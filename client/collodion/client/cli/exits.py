@@ -1,12 +1,13 @@
 """What the command's exit code says, and how an error reads."""
 
-import json
 from enum import IntEnum
 
+from collodion.client.cli import plain
 from collodion.client.cli.foreign import shown
 from collodion.client.errors import (
     AccessDenied,
     CollodionError,
+    DeadlineInfeasible,
     InvalidRequest,
     JobError,
     NotFound,
@@ -22,6 +23,7 @@ class Exit(IntEnum):
     YOURS = 2
     BUSY = 3
     SERVER = 4
+    INFEASIBLE = 5
     INTERRUPTED = 130
 
 
@@ -30,6 +32,7 @@ EXPLAINED = """exit codes:
   2    the command, the request or a name in it is wrong
   3    the server is busy or cannot be reached: try again later
   4    the job failed, was cancelled or was lost, or the server made an error
+  5    the deadline cannot be promised; what can be is said
   130  interrupted (Ctrl-C); what `generate` had under way is cancelled
 """
 
@@ -39,6 +42,8 @@ def exit_of(error: CollodionError) -> Exit:
     match error:
         case InvalidRequest() | NotFound() | AccessDenied():
             return Exit.YOURS
+        case DeadlineInfeasible():
+            return Exit.INFEASIBLE
         case ServerBusy() | ServerUnavailable():
             return Exit.BUSY
         case _:
@@ -54,17 +59,17 @@ def sentence(error: CollodionError) -> str:
 
 def as_json(error: CollodionError) -> str:
     """The error for a script: one line."""
-    facts = {
-        "event": "error",
-        "error": type(error).__name__,
-        "message": error.message,
-        "reason": error.reason,
-        "code": error.code.name if error.code else None,
-        "violations": [vars(violation) for violation in error.details.violations],
-        "retry_after_s": error.details.retry_after_s,
-        "job_id": error.job_id if isinstance(error, JobError) else None,
-    }
-    return json.dumps(facts, ensure_ascii=False)
+    return plain.line(
+        event="error",
+        error=type(error).__name__,
+        message=error.message,
+        reason=error.reason,
+        code=error.code,
+        violations=error.details.violations,
+        retry_after_s=error.details.retry_after_s,
+        offer=error.offer if isinstance(error, DeadlineInfeasible) else None,
+        job_id=error.job_id if isinstance(error, JobError) else None,
+    )
 
 
 def _subject(error: CollodionError) -> str:

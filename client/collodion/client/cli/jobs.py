@@ -1,6 +1,7 @@
-"""`collodion generate`, `jobs`, `watch`, `cancel`, `models`: what asks a server."""
+"""`collodion generate`, `jobs`, `watch`, `why`, `cancel`, `models`, `tiers`: what asks a server."""
 
 import argparse
+import datetime
 import itertools
 import sys
 from typing import Any, cast
@@ -8,13 +9,14 @@ from typing import Any, cast
 from rich.console import Console
 from rich.table import Table
 
-from collodion.client.cli import plain
+from collodion.client.cli import deadlines, plain
 from collodion.client.cli.following import follow, prepare
 from collodion.client.cli.foreign import shown
 from collodion.client.client import Client
-from collodion.client.jobs import Job, JobState, OutputFormat
+from collodion.client.jobs import Job, JobState
 from collodion.client.models import Model
 from collodion.client.requests import JobOptions
+from collodion.client.tiers import Tier
 
 
 def generate(arguments: argparse.Namespace) -> None:
@@ -41,7 +43,32 @@ def jobs(arguments: argparse.Namespace) -> None:
     if arguments.json:
         _print_lines(listed)
     else:
-        _print_table(("job", "state", "done", "model", "tier", "prompt"), [_job_row(job) for job in listed])
+        _print_table(("job", "state", "done", "model", "tier", "deadline", "prompt"), [_job_row(job) for job in listed])
+
+
+def why(arguments: argparse.Namespace) -> None:
+    """Says why a job is not finished sooner."""
+    with _client(arguments) as client:
+        job = client.get(arguments.job_id)
+    if arguments.json:
+        names = (
+            "job_id",
+            "state",
+            "place",
+            "deadline",
+            "promised",
+            "predicted_finish_time",
+            "deadline_met",
+            "explanation",
+        )
+        print(plain.line(**{name: getattr(job, name) for name in names}))
+        return
+    standing = deadlines.standing(job, datetime.datetime.now(datetime.UTC))
+    print(shown(f"job {job.job_id} is {job.state}{standing and f', {standing}'}"))
+    if job.explanation:
+        print(shown(job.explanation.summary))
+        for remedy in job.explanation.remedies:
+            print(shown(f"  sooner: {remedy}"))
 
 
 def cancel(arguments: argparse.Namespace) -> None:
@@ -66,6 +93,16 @@ def models(arguments: argparse.Namespace) -> None:
         )
 
 
+def tiers(arguments: argparse.Namespace) -> None:
+    """Lists the classes of service."""
+    with _client(arguments) as client:
+        listed = client.tiers()
+    if arguments.json:
+        _print_lines(listed)
+    else:
+        _print_table(("tier", "deadline after", "weight"), [_tier_row(tier) for tier in listed])
+
+
 def _client(arguments: argparse.Namespace) -> Client:
     return Client(arguments.server, tenant=arguments.tenant, timeout_s=arguments.timeout)
 
@@ -73,8 +110,6 @@ def _client(arguments: argparse.Namespace) -> Client:
 def _options(arguments: argparse.Namespace) -> JobOptions:
     given = {name: getattr(arguments, name, None) for name in JobOptions.__annotations__}
     options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    if "output_format" in options:
-        options["output_format"] = OutputFormat(options["output_format"])
     if "labels" in options:
         options["labels"] = dict(options["labels"])
     if sys.stderr.isatty() and not arguments.json:
@@ -84,13 +119,21 @@ def _options(arguments: argparse.Namespace) -> JobOptions:
 
 def _job_row(job: Job) -> tuple[str, ...]:
     done = f"{len(job.images)}/{job.parameters.images}"
-    return job.job_id, job.state, done, job.parameters.model, job.tier, job.parameters.prompt
+    return job.job_id, job.state, done, job.parameters.model, job.tier, deadlines.cell(job), job.parameters.prompt
 
 
 def _model_row(model: Model) -> tuple[str, ...]:
     size = f"{model.native_width}×{model.native_height}"
-    name = f"{model.name} (default)" if model.is_default else model.name
+    name = _marked(model.name, model.is_default)
     return name, model.family, size, str(model.default_steps), ", ".join(model.samplers), str(model.workers)
+
+
+def _tier_row(tier: Tier) -> tuple[str, ...]:
+    return _marked(tier.name, tier.is_default), deadlines.default_slo(tier), f"{tier.weight:g}"
+
+
+def _marked(name: str, is_default: bool) -> str:
+    return f"{name} (default)" if is_default else name
 
 
 def _print_lines(values: Any) -> None:

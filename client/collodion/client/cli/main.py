@@ -7,10 +7,11 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from collodion.client.cli import jobs
+from collodion.client.cli import deadlines, jobs
 from collodion.client.cli.arguments import parser
 from collodion.client.cli.exits import Exit, as_json, exit_of, sentence
-from collodion.client.errors import CollodionError
+from collodion.client.cli.foreign import shown
+from collodion.client.errors import CollodionError, DeadlineInfeasible
 from collodion.client.stack.errors import StackError
 
 
@@ -31,8 +32,10 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "generate": jobs.generate,
     "jobs": jobs.jobs,
     "watch": jobs.watch,
+    "why": jobs.why,
     "cancel": jobs.cancel,
     "models": jobs.models,
+    "tiers": jobs.tiers,
     "serve": _serve,
     "demo": _demo,
 }
@@ -51,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _COMMANDS[arguments.command](arguments)
         sys.stdout.flush()  # here, where a reader that has left is still caught
     except CollodionError as error:
-        _complain(as_json(error) if getattr(arguments, "json", False) else sentence(error))
+        _complain(as_json(error) if getattr(arguments, "json", False) else _advice(error, arguments))
         return exit_of(error)
     except StackError as error:
         _complain(f"collodion: {error}")
@@ -64,6 +67,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
     return Exit.OK
+
+
+def _advice(error: CollodionError, arguments: argparse.Namespace) -> str:
+    offers = deadlines.offers(error, arguments) if isinstance(error, DeadlineInfeasible) else []
+    return "\n".join([sentence(error), *map(shown, offers)])
 
 
 def _complain(text: str) -> None:

@@ -1,6 +1,7 @@
 """A job as a person watches it: bars and the picture taking shape on a terminal, a few plain lines elsewhere."""
 
 import contextlib
+import datetime
 import sys
 from types import TracebackType
 from typing import Self
@@ -11,11 +12,13 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from collodion.client.cli import deadlines
 from collodion.client.cli.foreign import shown
 from collodion.client.cli.halfblocks import HalfBlocks, can_show
 from collodion.client.events import (
     Accepted,
     Event,
+    Finished,
     ImageFailed,
     ImageReady,
     Preview,
@@ -40,6 +43,7 @@ class View:
         self._pictures: dict[int, PIL.Image.Image] = {}
         self._tasks: dict[int, TaskID] = {}
         self._ended: set[int] = set()
+        self._job: Job | None = None
         self._shows_pictures = can_show(console)
         columns = (
             TextColumn("{task.description}"),
@@ -69,9 +73,11 @@ class View:
     def take(self, event: Event) -> None:
         """Shows what happened."""
         match event:
-            case Accepted(job=job):
+            case Accepted(job=job, time=time):
                 self.say(f"job {job.job_id}: {_described(job)}")
+                self._say_more(deadlines.standing(job, time or datetime.datetime.now(datetime.UTC)))
                 self._show_job(job)
+                self._job = job
             case Reattached(job=job):
                 self.say(f"job {job.job_id}: the connection broke and was made again; it is {job.state}")
             case Warned(message=message):
@@ -88,10 +94,16 @@ class View:
             case ImageFailed(index=index, failure=failure):
                 self._advance(index, stage=Stage.STOPPED)
                 self.say(f"image {index} failed: {failure.message} ({failure.reason})")
+            case Finished() if self._job:
+                self._say_more(deadlines.kept(self._job, event))
 
     def say(self, line: str) -> None:
         """A line that stays."""
         self._console.print(shown(line), markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+    def _say_more(self, text: str) -> None:
+        if text:
+            self.say(f"  {text}")
 
     def _show_job(self, job: Job) -> None:
         count = job.parameters.images
