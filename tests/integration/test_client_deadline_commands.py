@@ -41,16 +41,16 @@ def stamp(after_s: int) -> dict[str, int]:
 @pytest.mark.parametrize(
     ("fields", "line"),
     [
-        ({"deadline": stamp(3), "promised": True}, f"  promised by {CLOCK}:23 (in 3.0 s)"),
+        ({"deadline": stamp(3), "promised": True}, f"  promised by {CLOCK}:23 (in 3 s)"),
         (
             {"deadline": stamp(3), "promised": True, "predicted_finish_time": stamp(2)},
-            f"  promised by {CLOCK}:23 (in 3.0 s), expected {CLOCK}:22 (in 2.0 s)",
+            f"  promised by {CLOCK}:23 (in 3 s), expected {CLOCK}:22 (in 2 s)",
         ),
         (
             {"deadline": stamp(-1), "predicted_finish_time": stamp(9)},
-            f"  best effort, deadline {CLOCK}:19 (1.0 s ago), expected {CLOCK}:29 (in 9.0 s)",
+            f"  best effort, deadline {CLOCK}:19 (1 s ago), expected {CLOCK}:29 (in 9 s)",
         ),
-        ({"predicted_finish_time": stamp(9)}, f"  expected {CLOCK}:29 (in 9.0 s)"),
+        ({"predicted_finish_time": stamp(9)}, f"  expected {CLOCK}:29 (in 9 s)"),
     ],
 )
 def test_generate_says_what_is_promised(
@@ -63,7 +63,7 @@ def test_generate_says_what_is_promised(
 
 @pytest.mark.parametrize(
     ("deadline_s", "met", "line"),
-    [(3, True, "  finished 3.0 s before its deadline"), (-200, False, "  finished 3 min 20 s after its deadline")],
+    [(3, True, "  finished 3 s before its deadline"), (-200, False, "  finished 3 min 20 s after its deadline")],
 )
 def test_generate_says_whether_the_deadline_was_met(
     server: FakeServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], deadline_s: int, met: bool, line: str
@@ -193,3 +193,18 @@ def test_tiers_are_listed(server: FakeServer, capsys: pytest.CaptureFixture[str]
     assert main(["tiers", "--json"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert (lines[0]["slo_scale"], lines[1]["slo_s"], lines[2]["slo_s"]) == (2.5, 90.0, None)
+
+
+def test_on_a_terminal_a_long_prompt_leaves_room_for_the_rest(
+    server: FakeServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"TTY_COMPATIBLE": "1", "COLUMNS": "130", "TERM": "xterm", "NO_COLOR": "1"}.items():
+        monkeypatch.setenv(name, value)
+    job = fake.job(deadline=stamp(3), promised=True)
+    job.parameters.prompt = "a fox " * 30
+    server.script("ListJobs", generation_pb2.ListJobsResponse(jobs=[job]))
+    assert main(["jobs"]) == 0
+    row = capsys.readouterr().out.splitlines()[1]
+    assert JOB_ID in row
+    assert f"{CLOCK}:23 promised" in row
+    assert row.rstrip().endswith("…")

@@ -156,7 +156,7 @@ def _serve(commands: Any) -> None:
     command.add_argument(
         "--drain", type=float, metavar="SECONDS", help="for running streams, when stopping (default: 30)"
     )
-    command.add_argument("--policy", help="how the scheduler chooses: fifo or static")
+    command.add_argument("--policy", help="how the scheduler chooses; `python -m collodion.scheduler --help` names all")
     command.add_argument("--run-dir", type=Path, metavar="DIR", help="private sockets (default: one for each user)")
     command.add_argument("--artifacts", type=Path, metavar="DIR", help="where finished pictures are kept")
     command.add_argument("--config", type=Path, metavar="FILE", help="TOML with a table for each process")

@@ -70,12 +70,13 @@ def offers(error: DeadlineInfeasible, arguments: argparse.Namespace) -> list[str
 
 
 def span(seconds: float) -> str:
-    """A length of time, to a tenth of a second or two units."""
+    """A length of time: tenths of a second below a minute, two units above."""
     if seconds < 60:
-        return f"{seconds:.1f} s"
+        return f"{round(seconds, 1):g} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+    parts = (f"{hours} h", f"{minutes} min") if hours else (f"{minutes} min", f"{rest} s")
+    return " ".join(part for part in parts if not part.startswith("0 "))
 
 
 def clock(moment: datetime.datetime) -> str:

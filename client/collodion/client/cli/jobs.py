@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from collodion.client.cli import deadlines, plain
 from collodion.client.cli.following import follow, prepare
@@ -17,6 +18,9 @@ from collodion.client.jobs import Job, JobState
 from collodion.client.models import Model
 from collodion.client.requests import JobOptions
 from collodion.client.tiers import Tier
+
+_ELASTIC = ("prompt", "samplers", "deadline")  # columns that give way first
+_NARROW = 90  # characters; on such a terminal even a job's id does
 
 
 def generate(arguments: argparse.Namespace) -> None:
@@ -148,10 +152,13 @@ def _print_table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> None
             print("\t".join(map(shown, row)))
         return
     table = Table(box=None, pad_edge=False)
+    elastic = (*_ELASTIC, "job") if console.width < _NARROW else _ELASTIC
     for heading in headings:
-        table.add_column(
-            heading, overflow="fold" if heading in ("job", "samplers") else "ellipsis", no_wrap=heading == "prompt"
-        )
+        table.add_column(heading, overflow="fold", no_wrap=heading not in elastic)
     for row in rows:
-        table.add_row(*map(shown, row))
+        table.add_row(*(_cell(heading, text) for heading, text in zip(headings, row, strict=True)))
     console.print(table)
+
+
+def _cell(heading: str, text: str) -> Text:
+    return Text(shown(text), no_wrap=True, overflow="ellipsis") if heading == "prompt" else Text(shown(text))
