@@ -3,9 +3,10 @@
 1. A cost is the curve's level times the size's own share. A report moves both: the level, so that sizes that were not seen lately
    follow a device that became slower, and the share, so that each size finds its own place.
 2. The more a figure rests on, the less one report moves it, down to 2 %. A level that has shifted shows as a run of errors to one side
-   (a two-sided CUSUM), and is then set at once to what that run says.
+   (a two-sided CUSUM), and is then set at once to what that run says. A share that errs to one side beyond the noise again and
+   again goes as far as it errs.
 3. A size that was measured elsewhere but not here (a saved profile) keeps the profile's shape, corrected by what its neighbours
-   turned out to be. A size of which nothing is known follows from the shape of those that are known.
+   turned out to be. A size of which nothing is known follows from the shape of those that are known (`cost_shape`).
 4. One wild report moves little: errors are clipped at four times the usual noise. A first call that was slow is forgotten.
 5. Readers get a snapshot, made anew only when a cost has moved by more than `tolerance`, so reading is a look into a tuple.
 """
@@ -14,17 +15,24 @@ from bisect import insort
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
+from math import sqrt
 
-from collodion.scheduler.cost_shape import Shape, interpolated
+from collodion.scheduler.cost_shape import costs, filled
 
 _SETTLED = 49.0  # a figure's weight at most: 1 / (weight + 1) is what a report moves it
 _YOUNG_LEVEL = 4.0
 _TRUSTED = 2.0  # a size of this weight blames the level and itself alike
+_PROVEN = 4  # reports that make a size's share its own
+_PATIENCE = 5  # errors to one side before a proven size blames itself: by then the level had its turn
+_SURPRISE = 4.0  # errors of less than twice the noise are noise
+_EXACT = 0.0005**2
 _GUESS_DOUBT = 0.1  # relative error of a guessed size
 _NOISE = 0.03  # of a call, before anything is known
 _NOISE_WEIGHT = 4
 _NOISE_MEMORY = 64
 _LEAST_NOISE = 0.002
+_LEAST_SPREAD, _MOST_NOISE = 0.025**2, 1.0
 _CLIP = 4.0
 _LEAST_CLIP = 0.25
 _ALLOWED = 0.5  # CUSUM: what a run may err a call, and what it may add up to, in units of the noise
@@ -32,67 +40,77 @@ _ALARM = 8.0
 _RUN = 16
 _SETTLE_AFTER = 64
 _SETTLE = 1e-4
-_REACH = 64  # sizes in a snapshot at first
+_REACH = 16  # sizes in a snapshot at first
 _POINTS = 512
 
 
 @dataclass(slots=True, eq=False)
 class _Point:
-    """One batch size: seconds at level 1, what they rest on, how often it was reported, and what the profile has (0: nothing)."""
+    """One batch size: seconds at level 1 and what they rest on; `profile` is what the saved profile has, 0 if there is none.
+
+    `last` is what the last of its `reports` took, `error` the last one's, and `astray` how many in a row erred to the same side.
+    """
 
     seconds: float
     weight: float
-    reports: int = 0
     profile: float = 0.0
+    reports: int = 0
+    last: float = 0.0
+    error: float = 0.0
+    astray: int = 0
 
 
 class Curve:
-    """Learned costs by batch size. `tolerance` is the relative change below which a snapshot stands."""
+    """Learned costs by batch size. `tolerance` is the relative change below which a snapshot stands.
+
+    `changes` counts the snapshots that no longer stand; `deviation` is what the last report says of a call's relative variance.
+    """
 
     __slots__ = (
         "_basis",
+        "_basis_level",
         "_errors",
         "_high",
-        "_last",
+        "_jumps",
         "_level",
         "_level_weight",
         "_low",
+        "_noise",
         "_points",
         "_profile",
-        "_profile_level",
+        "_proven",
         "_reach",
         "_run",
         "_since",
         "_sizes",
         "_snapshot",
         "_views",
-        "calls",
         "changes",
         "deviation",
-        "noise",
         "tolerance",
     )
 
     def __init__(self) -> None:
         self.tolerance = 0.001
-        self.calls = 0
-        self.changes = 0  # of what readers get
-        self.noise = _NOISE**2  # variance of one call, relative
-        self.deviation = 0.0  # what the last call says of that variance
+        self.changes = 0
+        self.deviation = 0.0
+        self._noise = _NOISE**2  # variance
+        self._jumps = 0
         self._points: dict[int, _Point] = {}
         self._sizes: list[int] = []
-        self._profile: Shape | None = None
+        self._profile: dict[int, float] = {}
+        self._proven = False
         self._level = 1.0
         self._level_weight = _YOUNG_LEVEL
-        self._last = 0.0
         self._errors: deque[float] = deque(maxlen=_RUN)
         self._high = self._low = 0.0
         self._run = 0
         self._since = 0
         self._reach = _REACH
         self._snapshot: tuple[float, ...] | None = None
-        self._basis: tuple[float, ...] = ()
         self._views: dict[int, tuple[float, ...]] = {}
+        self._basis: tuple[float, ...] = ()
+        self._basis_level = 1.0
 
     # ------------------------------------------------------------------ reading
 
@@ -101,12 +119,8 @@ class Curve:
         """Whether there is a profile or a report."""
         return bool(self._points)
 
-    def at(self, size: int) -> float:
-        """Seconds of a batch of `size` (1 or more); something is known."""
-        return self.upto(size)[size]
-
     def upto(self, size: int) -> tuple[float, ...]:
-        """Seconds by batch size, entry 0 being 0."""
+        """Seconds by batch size, entry 0 being 0. Something is `known`."""
         view = self._views.get(size)
         if view is None:
             if size > self._reach:
@@ -118,63 +132,69 @@ class Curve:
     def rebase(self) -> None:
         """From here on `promised` is what the costs are now."""
         self._basis = self._all()
+        self._basis_level = self._level
 
     def promised(self, size: int) -> float | None:
         """What a batch of `size` was thought to cost at the last `rebase`, if it was known then."""
         return self._basis[size] if size < len(self._basis) else None
 
-    def _drop(self) -> None:
-        self._snapshot = None
-        self.changes += 1
-
     def _all(self) -> tuple[float, ...]:
         if self._snapshot is None:
-            self._snapshot = (0.0, *self._costs())
-            self._views.clear()
+            level = self._level
+            self._snapshot = (0.0, *[level * seconds for seconds in self._shares()])
             self._since = 0
         return self._snapshot
 
-    def _costs(self) -> list[float]:
-        level, sizes = self._level, range(1, self._reach + 1)
-        known = [size for size in self._sizes if self._points[size].reports]
-        if self._profile is None:
-            shape = Shape(known, [self._points[size].seconds for size in known])
-            return [level * shape.at(size) for size in sizes]
-        profile = self._profile
+    def _drop(self) -> None:
+        self._snapshot = None
+        self._views.clear()
+        self.changes += 1
+
+    def _shares(self) -> list[float]:
+        points, reach = self._points, self._reach
+        known = [size for size in self._sizes if points[size].reports]
+        if not self._profile:
+            return costs(known, [points[size].seconds for size in known], reach)
+        profile = costs(list(self._profile), list(self._profile.values()), reach)
         if not known:
-            return [level * profile.at(size) for size in sizes]
-        ratios = [self._points[size].seconds / self._points[size].profile for size in known]
-        return [level * profile.at(size) * interpolated(known, ratios, size) for size in sizes]
+            return profile
+        ratios = filled(known, [points[size].seconds / points[size].profile for size in known], reach)
+        return [seconds * ratio for seconds, ratio in zip(profile, ratios, strict=True)]
 
     # ------------------------------------------------------------------ learning
 
     def load(self, seconds: Mapping[int, float], weight: float) -> None:
-        """Begins anew from a profile; each of its figures counts as `weight` reports."""
-        self.__init__()  # type: ignore[misc]
+        """Begins with a profile, before any report; each of its figures counts as `weight` reports."""
         self._sizes = sorted(seconds)
-        self._profile = Shape(self._sizes, [seconds[size] for size in self._sizes])
-        self._points = {size: _Point(cost, weight, profile=cost) for size, cost in seconds.items()}
+        self._profile = {size: seconds[size] for size in self._sizes}
+        self._points = {size: _Point(cost, weight, cost) for size, cost in seconds.items()}
 
     def learn(self, size: int, seconds: float) -> float:
         """One batch took so long (above 0). Returns what was expected."""
-        self.calls += 1
         point = self._points.get(size) or self._begin(size, seconds)
-        expected = point.seconds * self._level
-        error = seconds / expected - 1.0
-        point.reports += 1
-        if error < -0.5 and point.reports == 2 and not point.profile:
-            point.seconds, point.weight = seconds / self._level, 1.0  # the first call paid for the warm-up
-            self._drop()
-            return seconds
-        error = self._clipped(error)
-        self._note_noise(error)
-        trust = point.weight / (point.weight + _TRUSTED)
+        share, level = point.seconds, self._level
+        expected = share * level
+        noise = sqrt(self._noise)
+        if point.reports:
+            self._note_noise((seconds - point.last) / expected)
+            if point.reports == 1 and seconds < expected / 2 and not point.profile:
+                return self._restart(point, seconds)  # the first call paid for the warm-up
+        limit = _CLIP * noise if noise > _LEAST_CLIP / _CLIP else _LEAST_CLIP
+        error = _within(limit, seconds / expected - 1.0)
+        own = self._own_gain(point, error)
+        known = point.reports if self._proven else point.weight
+        trust = known / (known + _TRUSTED)  # unproven among the proven, it says little of the level
         gain = trust / (self._level_weight + 1.0)
-        self._level *= 1.0 + gain * error
-        self._level_weight = min(_SETTLED, self._level_weight + trust)
-        point.seconds *= 1.0 + (1.0 - gain) * error / (point.weight + 1.0)
-        point.weight = min(_SETTLED, point.weight + 1.0)
-        self._watch_level(point, size, seconds, trust)
+        self._level = level * (1.0 + gain * error)
+        if self._level_weight < _SETTLED:
+            self._level_weight += trust
+        point.seconds = share * (1.0 + (1.0 - gain) * own * error)
+        point.weight = min(_SETTLED, point.weight + 1.0, 1.0 / own)
+        point.last = seconds
+        point.reports += 1
+        if not self._proven:
+            self._proven = point.reports >= _PROVEN
+        self._watch_level(_within(limit, seconds / (share * self._basis_level) - 1.0), noise, trust)
         self._note_change(size, point.seconds * self._level)
         return expected
 
@@ -183,42 +203,52 @@ class Curve:
         point = _Point(seconds / self._level, 0.0)
         if self._points:
             # The noisier the reports, the more a guess is worth beside one of them.
-            point = _Point(self.at(size) / self._level, min(4.0, self.noise / _GUESS_DOUBT**2))
-            point.profile = self._profile.at(size) if self._profile else 0.0
+            point = _Point(self.upto(size)[size] / self._level, min(4.0, self._noise / _GUESS_DOUBT**2))
+        if self._profile:
+            point.profile = costs(list(self._profile), list(self._profile.values()), size)[-1]
         if len(self._points) < _POINTS:
             self._points[size] = point
             insort(self._sizes, size)
         self._drop()
         return point
 
-    def _clipped(self, error: float) -> float:
-        limit = max(_LEAST_CLIP, _CLIP * float(self.noise**0.5))
-        if self.calls <= _NOISE_WEIGHT:
-            return error
-        return max(-limit, min(limit, error))
+    def _restart(self, point: _Point, seconds: float) -> float:
+        point.seconds, point.weight, point.reports, point.last = seconds / self._level, 1.0, 2, seconds
+        self._drop()
+        return seconds
 
-    def _note_noise(self, error: float) -> None:
-        # Of differences between errors in a row, so that a bias, which is learned, does not pass for noise.
-        self.deviation = min((error - self._last) ** 2 / 2.0, max(0.01, 16.0 * self.noise))
-        self._last = error
-        self.noise += (self.deviation - self.noise) * max(1.0 / _NOISE_MEMORY, 1.0 / (self.calls + _NOISE_WEIGHT))
+    def _own_gain(self, point: _Point, error: float) -> float:
+        """How far this error moves the size's own share."""
+        before, point.error = point.error, error
+        point.astray = point.astray + 1 if error * before > 0.0 else 1
+        gain = 1.0 / (point.weight + 1.0)
+        if point.astray < (2 if self._proven and point.reports < _PROVEN else _PATIENCE):
+            return gain
+        return max(gain, 1.0 - _SURPRISE * max(_EXACT, self._noise) / min(error * error, before * before))
 
-    def _watch_level(self, point: _Point, size: int, seconds: float, trust: float) -> None:
-        promised = self._basis[size] if size < len(self._basis) else seconds
-        error = self._clipped(seconds / promised - 1.0)
-        units = error / max(_LEAST_NOISE, self.noise**0.5)
-        units = trust * max(-_CLIP, min(_CLIP, units))
+    def _note_noise(self, jump: float) -> None:
+        # Of differences between reports of one size, so that a bias, which is learned, does not pass for noise.
+        self._jumps += 1
+        most = 16.0 * min(_MOST_NOISE, max(_LEAST_SPREAD, self._noise))
+        square = jump * jump / 2.0
+        self.deviation = square if square < most else most
+        self._noise += (self.deviation - self._noise) / min(_NOISE_MEMORY, self._jumps + _NOISE_WEIGHT)
+
+    def _watch_level(self, error: float, noise: float, trust: float) -> None:
+        """Adds up how far reports are off the level of the last `rebase`; `error` is such a one."""
         self._errors.append(error)
-        self._high = max(0.0, self._high + units - _ALLOWED)
-        self._low = max(0.0, self._low - units - _ALLOWED)
-        self._run = self._run + 1 if self._high or self._low else 0
-        if self._high > _ALARM or self._low > _ALARM:
-            count = min(self._run, _RUN)
-            run = list(self._errors)[-count:]
-            self._shift(promised * (1.0 + sum(run) / count) / (point.seconds * self._level), count)
+        units = trust * _within(_CLIP, error / (noise if noise > _LEAST_NOISE else _LEAST_NOISE))
+        high, low = self._high + units - _ALLOWED, self._low - units - _ALLOWED
+        self._high = high = high if high > 0.0 else 0.0
+        self._low = low = low if low > 0.0 else 0.0
+        self._run = self._run + 1 if high or low else 0
+        if high > _ALARM or low > _ALARM:
+            self._shift()
 
-    def _shift(self, factor: float, count: int) -> None:
-        self._level *= factor
+    def _shift(self) -> None:
+        count = min(self._run, _RUN)
+        run = islice(self._errors, len(self._errors) - count, None)
+        self._level = self._basis_level * (1.0 + sum(run) / count)
         self._level_weight = float(count)
         self._high = self._low = 0.0
         self._run = 0
@@ -227,8 +257,13 @@ class Curve:
 
     def _note_change(self, size: int, cost: float) -> None:
         self._since += 1
-        if self._snapshot is None:
+        if self._snapshot is None or size >= len(self._snapshot):
             return
-        change = abs(cost / self._snapshot[size] - 1.0) if size < len(self._snapshot) else 0.0
-        if change > self.tolerance or (self._since >= _SETTLE_AFTER and change > _SETTLE):
+        change = abs(cost / self._snapshot[size] - 1.0)
+        if change > self.tolerance or (change > _SETTLE and self._since >= _SETTLE_AFTER):
             self._drop()
+
+
+def _within(limit: float, value: float) -> float:
+    # Twice as fast as min and max, in what runs several times a report.
+    return limit if value > limit else -limit if value < -limit else value

@@ -65,11 +65,12 @@ class Errors:
 
     def add(self, promised: float, actual: float, noise: float) -> bool:
         """A call took `actual`, was thought to take `promised`; variance `noise`. Whether a sum is complete and a new one begins."""
-        self._calls += 1
-        rate = max(1.0 / _MEMORY, 1.0 / (self._calls + _PRIOR_CALLS))
-        self._call_s += (promised - self._call_s) * max(1.0 / _MEMORY, 1.0 / self._calls)
-        share = min(4.0, promised / self._call_s)  # long calls make more of a sum's error
-        self._noise += (share * share * noise - self._noise) * rate
+        self._calls = calls = self._calls + 1
+        self._call_s += (promised - self._call_s) / (calls if calls < _MEMORY else _MEMORY)
+        share = promised / self._call_s  # long calls make more of a sum's error
+        share = share if share < 2.0 else 2.0
+        calls += _PRIOR_CALLS
+        self._noise += (share * share * noise - self._noise) / (calls if calls < _MEMORY else _MEMORY)
         if self._calls <= _YOUNG:
             return self._calls == _YOUNG
         self._in_sum += 1

@@ -50,7 +50,7 @@ class CostModel:
     def seconds(self, device: str, lane: str, key: str, size: int) -> float | None:
         """What a batch of `size` takes, without margin; None if nothing is known of this lane and key on that device."""
         curve = self._curve(device, lane, key)
-        return curve.at(size) if curve is not None and 0 < size <= _LARGEST else None
+        return curve.upto(size)[size] if curve is not None and 0 < size <= _LARGEST else None
 
     def curve(self, device: str, lane: str, key: str, upto: int) -> tuple[float, ...] | None:
         """The same for every size up to `upto`; entry 0 is 0. The same object as before while nothing material changed."""

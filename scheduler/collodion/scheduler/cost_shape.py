@@ -6,53 +6,41 @@
 3. With one known size there is no line, and the plain guesses stand alone.
 """
 
-from bisect import bisect_left
 from collections.abc import Sequence
 
 
-def interpolated(sizes: Sequence[int], values: Sequence[float], size: int) -> float:
-    """The value at `size` between its neighbours; outside them the nearest one's. `sizes` ascend, and there is at least one."""
-    after = bisect_left(sizes, size)
-    if after == 0:
-        return values[0]
-    if after == len(sizes):
-        return values[-1]
-    low, high = sizes[after - 1], sizes[after]
-    share = (size - low) / (high - low)
-    return values[after - 1] + share * (values[after] - values[after - 1])
+def filled(sizes: Sequence[int], values: Sequence[float], upto: int) -> list[float]:
+    """Values for 1 to `upto`: interpolated between the known, the nearest one's outside. `sizes` ascend, with one at least."""
+    table = [values[0]] * min(sizes[0], upto)
+    for index in range(1, len(sizes)):
+        low, high = sizes[index - 1], sizes[index]
+        if low >= upto:
+            break
+        first = values[index - 1]
+        slope = (values[index] - first) / (high - low)
+        table.extend([first + slope * step for step in range(1, min(high, upto) - low + 1)])
+    table.extend([values[-1]] * (upto - len(table)))
+    return table
 
 
-class Shape:
-    """Seconds by batch size through known points. `sizes` ascend from 1 or more, `seconds` are above 0; at least one of each."""
-
-    def __init__(self, sizes: Sequence[int], seconds: Sequence[float]) -> None:
-        self._sizes = sizes
-        self._seconds = seconds
-        self._slope = _slope(sizes, seconds)
-
-    def at(self, size: int) -> float:
-        """Seconds of a batch of `size` (1 or more), known or guessed."""
-        if size < self._sizes[0]:
-            return self._below(size)
-        if size > self._sizes[-1]:
-            return self._above(size)
-        return interpolated(self._sizes, self._seconds, size)
-
-    def _below(self, size: int) -> float:
-        smallest, cost = self._sizes[0], self._seconds[0]
-        if self._slope is None:
-            return cost
-        line = max(cost - self._slope * (smallest - size), cost * size / smallest)
-        return (min(line, cost) + cost) / 2
-
-    def _above(self, size: int) -> float:
-        largest, cost = self._sizes[-1], self._seconds[-1]
-        proportional = cost * size / largest
-        if self._slope is None:
-            return proportional
-        last = (cost - self._seconds[-2]) / (largest - self._sizes[-2])
-        line = cost + max(self._slope, last, 0.0) * (size - largest)
-        return max(line, (line + proportional) / 2)
+def costs(sizes: Sequence[int], seconds: Sequence[float], upto: int) -> list[float]:
+    """Seconds of batches of 1 to `upto`, known or guessed. `sizes` ascend from 1 or more, `seconds` are above 0; one at least."""
+    table = filled(sizes, seconds, upto)
+    slope = _slope(sizes, seconds)
+    smallest, cost = sizes[0], seconds[0]
+    if slope is not None:
+        for size in range(1, min(smallest, upto + 1)):
+            line = max(cost - slope * (smallest - size), cost * size / smallest)
+            table[size - 1] = (min(line, cost) + cost) / 2
+    largest, cost = sizes[-1], seconds[-1]
+    for size in range(largest + 1, upto + 1):
+        table[size - 1] = cost * size / largest
+    if slope is not None:
+        slope = max(slope, (cost - seconds[-2]) / (largest - sizes[-2]), 0.0)
+        for size in range(largest + 1, upto + 1):
+            line = cost + slope * (size - largest)
+            table[size - 1] = max(line, (line + table[size - 1]) / 2)
+    return table
 
 
 def _slope(sizes: Sequence[int], seconds: Sequence[float]) -> float | None:
