@@ -222,9 +222,14 @@ def refusal(call) -> tuple[grpc.StatusCode, dict[str, object]]:
     return caught.value.code(), found
 
 
-def test_a_deadline_that_cannot_be_promised_is_refused_with_an_offer(running, scheduler, asking) -> None:
-    request = pb.CreateJobRequest(job={"slo": {"seconds": 3}, "deadline_policy": job_pb2.DEADLINE_POLICY_REFUSE})
-    call = asking(running.generation.CreateJob, request)
+@pytest.mark.parametrize("watched", [False, True])
+def test_a_deadline_that_cannot_be_promised_is_refused_with_an_offer(running, scheduler, asking, watched) -> None:
+    job = {"slo": {"seconds": 3}, "deadline_policy": job_pb2.DEADLINE_POLICY_REFUSE}
+    if watched:
+        stream = running.generation.Generate(pb.GenerateRequest(job=job), timeout=10)
+        call = asking(lambda _, timeout: next(stream), None)
+    else:
+        call = asking(running.generation.CreateJob, pb.CreateJobRequest(job=job))
     submit = scheduler.submitted()
     assert (submit.spec.slo_s, submit.spec.deadline_policy) == (3.0, jobs.DeadlinePolicy.REFUSE)
     offer = to_frontend.CounterOffer(finish=time.time() + 100, steps=12, tier="batch")
