@@ -75,6 +75,17 @@ def test_a_parked_latent_waits_and_goes_on_where_it_was(worker, scheduler, order
     assert scheduler.latent(FIRST, Stage.DONE).evaluations == 12
 
 
+def test_the_next_in_line_runs_without_another_word(worker, scheduler, order):
+    second, wide = LatentId("second", 0), LatentId("wide", 0)
+    orders = (order(steps=3), order(job="second", steps=3), order(job="wide", steps=2, width=128))
+    scheduler.wish(running=(FIRST, second, wide), caps=(1, 1, 1), orders=orders)
+    scheduler.latent(wide, Stage.DONE)
+    lanes = [lane for said in scheduler.heard if isinstance(said, WorkerReport) for lane in said.lanes]
+    steps = [(lane.key, lane.batch) for lane in lanes if lane.lane == "step"]
+    assert steps == [("simulated/64x64", 1)] * 6 + [("simulated/128x64", 1)] * 2
+    assert worker.outbox.held.membership == 1
+
+
 def test_a_dropped_latent_is_forgotten_and_starts_anew_if_it_is_wished_for_again(worker, scheduler, order):
     scheduler.wish(running=(FIRST,), orders=(order(**LONG),))
     scheduler.latent(FIRST, Stage.DENOISING)

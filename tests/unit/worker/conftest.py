@@ -93,13 +93,16 @@ class Spy:
 
 
 class EngineDriver:
-    """An engine without threads: the test says what is wished for, and runs it round by round."""
+    """An engine without threads: the test says what is wished for, and runs it round by round.
 
-    def __init__(self, pipeline: Any, **settings: Any) -> None:
+    preparing: what becomes of a new job; it is prepared at once unless the test wants it later.
+    """
+
+    def __init__(self, pipeline: Any, preparing: Callable[[WorkerJob], WorkerJob] = prepare, **settings: Any) -> None:
         self.config = WorkerConfig(**{"max_batch": 16, **settings})
         self.inbox, self.outbox, self.recorder = Inbox("me"), Outbox(), Recorder()
         self.failures: list[str] = []
-        self.holdings = Holdings(lambda order: prepare(WorkerJob(order, pipeline)))
+        self.holdings = Holdings(lambda order: preparing(WorkerJob(order, pipeline)))
         self.engine = Engine(
             self.config,
             self.holdings,
@@ -115,7 +118,7 @@ class EngineDriver:
     def order(self, job: str, preview_interval: int = 0, **fields: Any) -> None:
         self.orders[job] = JobOrder(job=job, parameters=make_parameters(**fields), preview_interval=preview_interval)
 
-    def wish(self, running: Sequence[LatentId], parked: Sequence[LatentId] = ()) -> None:
+    def wish(self, running: Sequence[LatentId], parked: Sequence[LatentId] = (), caps: Sequence[int] = ()) -> None:
         jobs = dict.fromkeys(latent.job for latent in (*running, *parked))
         self.inbox.offer(
             Membership(
@@ -123,10 +126,12 @@ class EngineDriver:
                 worker="me",
                 number=next(self._numbers),
                 running=tuple(running),
+                caps=tuple(caps),
                 parked=tuple(parked),
                 orders=tuple(self.orders[job] for job in jobs),
             )
         )
+        self.engine.wake()
 
     def latent(self, latent: LatentId) -> Latent:
         return next(held for held in self.outbox.held.latents if held.id == latent)
@@ -136,9 +141,9 @@ class EngineDriver:
         for _ in range(bound):
             if not self.engine.round():
                 self.engine.lanes.settle(0)  # what the loop does before it rests
-            if all(latent.stage in ENDED for latent in self.holdings.running):
+            if all(latent.stage in ENDED for latent in self.holdings.line):
                 return
-        raise AssertionError(f"still at it after {bound} rounds: {[str(one.stage) for one in self.holdings.running]}")
+        raise AssertionError(f"still at it after {bound} rounds: {[str(one.stage) for one in self.holdings.line]}")
 
     def draw(self, jobs: dict[str, dict[str, Any]]) -> dict[str, Any]:
         """Runs these jobs of one image together; their pictures by name."""

@@ -24,9 +24,10 @@ MOST_AT_ONCE = 5
 
 @st.composite
 def schedules(draw):
-    """Some rounds each with who runs, in order of urgency, and who is parked; the others are not held."""
+    """Some rounds each with who is in line, how wide its windows are, and who is parked; the others are not held."""
     wish = st.tuples(
-        st.lists(st.sampled_from(sorted(JOBS)), unique=True, max_size=MOST_AT_ONCE),
+        st.lists(st.sampled_from(sorted(JOBS)), unique=True),
+        st.lists(st.integers(1, MOST_AT_ONCE), min_size=len(JOBS), max_size=len(JOBS)),
         st.sets(st.sampled_from(sorted(JOBS))),
         st.integers(1, 4),
     )
@@ -38,17 +39,15 @@ def names(jobs):
 
 
 def run_schedule(driver, schedule):
-    """Follows it, then lets everybody finish, in batches of at most MOST_AT_ONCE. Returns the pictures."""
+    """Follows it, then lets everybody finish. Returns the pictures."""
     for job, fields in JOBS.items():
         driver.order(job, **fields)
-    for running, parked, rounds in schedule:
-        driver.wish(names(running), names(parked - set(running)))
+    for running, caps, parked, rounds in schedule:
+        driver.wish(names(running), names(parked - set(running)), caps[: len(running)])
         for _ in range(rounds):
             driver.engine.round()
-    jobs = sorted(JOBS)
-    for first in range(0, len(jobs), MOST_AT_ONCE):
-        driver.wish(names(jobs[first : first + MOST_AT_ONCE]), names(jobs[:first] + jobs[first + MOST_AT_ONCE :]))
-        driver.finish()
+    driver.wish(names(sorted(JOBS)))
+    driver.finish()
     assert all(latent.stage is Stage.DONE for latent in driver.outbox.held.latents), driver.failures
     return {latent.job: picture for latent, picture in driver.recorder.pictures.items()}
 

@@ -1,13 +1,16 @@
-"""The device loop: at every boundary the newest wish, then at most one encode and one decode batch, then one evaluation.
+"""The device loop: at every boundary the newest wish, then one batch each of what is to be decoded, encoded and stepped.
 
-1. It never waits for the scheduler between steps; with nothing to do it waits for a wake-up.
+1. Who runs is said by the rule of `Membership` (wire/to_worker.py) alone: it never waits for the scheduler between steps, and
+   with nothing to do it waits for a wake-up.
 2. One thread runs it and owns the device. What needs no device is done elsewhere: preparing, storing, previews, talking.
+3. While nothing changes a boundary costs next to nothing: the window is formed anew when a wish was applied, a latent entered or
+   left the line, or a preparation failed.
 """
 
 import logging
 import threading
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 from collodion.wire.jobs import Failure, Reason, Stage
 from collodion.wire.to_worker import Membership
@@ -19,6 +22,7 @@ from collodion.worker.lanes import Keeper, Lanes
 from collodion.worker.latent import ENDED, Latent
 from collodion.worker.news import News
 from collodion.worker.outbox import Outbox
+from collodion.worker.window import Window
 
 _log = logging.getLogger(__name__)
 
@@ -55,10 +59,8 @@ class Engine:
         self._woken = False
         self._stopping = False
         self._applied: Membership = inbox.newest
-        self._batch: list[Latent] = []
-        self._states: list[Any] = []
-        self._previewed: list[Latent] = []
-        self._beginning: list[Latent] = []
+        self._window = Window(config.max_batch)
+        self._changed = False
 
     def wake(self) -> None:
         """Something changed that the loop may be waiting for. Any thread."""
@@ -79,57 +81,72 @@ class Engine:
 
     def round(self) -> bool:
         """One boundary and the evaluation after it; False if there was nothing to do. Device thread only."""
-        self._apply_newest()
-        worked = [self._encode_once(), self.lanes.decode(self._config.decode_batch), self._step_once()]
-        return any(worked)
+        self._look()
+        decoded = self.lanes.decode(self._config.decode_batch)
+        if self._changed:
+            self._form_window()
+        encoded = self._encode_once()
+        return self._step_once() or encoded or decoded
 
-    def _apply_newest(self) -> None:
-        wish = self._inbox.newest
-        if wish is self._applied:
+    def _look(self) -> None:
+        """What was wished for, and what could not be prepared, since the last boundary."""
+        if not self._woken:
             return
-        self._applied = wish
-        self._holdings.apply(wish)
-        self._outbox.held = self._holdings.held
-        self._sort()
-        self._news.urge()
-
-    def _sort(self) -> None:
-        """Splits what is to be brought forward into what has begun and what has not."""
-        alive = [latent for latent in self._holdings.running if latent.stage not in ENDED]
-        self._beginning = [latent for latent in alive if latent.stage is Stage.ENCODING]
-        ready = [latent for latent in alive if latent.stage is Stage.DENOISING]
-        ready = [latent for latent in ready if latent.job.key == ready[0].job.key]
-        self._batch = ready[: self._config.max_batch]
-        self._states = [latent.state for latent in self._batch]
-        self._previewed = [latent for latent in self._batch if latent.job.order.preview_interval]
+        self._woken = False  # before looking: what comes from now on wakes again
+        wish = self._inbox.newest
+        if wish is not self._applied:
+            self._applied = wish
+            self._holdings.apply(wish)
+            self._outbox.held = self._holdings.held
+            self._changed = True
+            self._news.urge()
+        self._fail_refused()
 
     def _rest(self) -> None:
         self._news.tell(at_rest=True)
         with self._condition:
             while not self._woken:
                 self._condition.wait()
-            self._woken = False
+
+    # ------------------------------------------------------------------ window
+
+    def _form_window(self) -> None:
+        self._changed = False
+        entered, left = self._window.form(self._holdings.line)
+        for latent in left:
+            self._park(latent)
+        for latent in entered:
+            latent.stage = Stage.ENCODING if latent.state is None else Stage.DENOISING
+        self._window.gather()
+        self._news.urge()
+
+    def _park(self, latent: Latent) -> None:
+        if latent.state is not None:
+            latent.job.loaded.park(latent.state)
+        latent.stage = Stage.PARKED
+
+    def _fail_refused(self) -> None:
+        for latent in self._holdings.line:
+            if latent.job.failure is not None:
+                self._fail(latent, latent.job.failure)
+
+    # ------------------------------------------------------------------ lanes
 
     def _encode_once(self) -> bool:
-        if not self._beginning:
+        beginning = self._window.beginning
+        if not beginning:
             return False
-        jobs = dict.fromkeys(latent.job for latent in self._beginning)
+        jobs = dict.fromkeys(latent.job for latent in beginning)
         ready = [job for job in jobs if job.plan and job.conditioning is None and job.failure is None]
         if ready:
-            self.lanes.encode([job for job in ready if job.key == ready[0].key][: self._config.encode_batch])
-        prepared = any(job.conditioning is not None or job.failure is not None for job in jobs)
-        if prepared:
-            for latent in self._beginning:
-                self._begin(latent)
-            self._sort()
-        return prepared
-
-    def _begin(self, latent: Latent) -> None:
-        job = latent.job
-        if job.failure is not None:
-            self._fail(latent, job.failure)
-        elif job.conditioning is not None:
+            self.lanes.encode(ready[: self._config.encode_batch])
+            self._fail_refused()
+        encoded = [latent for latent in beginning if latent.to_go and latent.job.conditioning is not None]
+        for latent in encoded:
             try_rows([latent], self._begin_one, self._fail)
+        if encoded:
+            self._window.gather()
+        return bool(ready or encoded)
 
     def _begin_one(self, rows: list[Latent]) -> None:
         for latent in rows:
@@ -139,24 +156,26 @@ class Engine:
             self._news.urge()
 
     def _step_once(self) -> bool:
-        if not self._batch:
+        if self._changed:
+            self._window.gather()  # without those that were lost since it was formed
+        batch = self._window.batch
+        if not batch:
             return False
-        batch = self._batch
         if _log.isEnabledFor(logging.DEBUG):
             _log_first_evaluations(batch)
-        self.lanes.step(batch, self._states)
-        for latent in self._previewed:
+        self.lanes.step(batch, self._window.states)
+        for latent in self._window.previewed:
             if latent.preview_due:
                 self._previewer.offer(latent)
         if any(latent.stage is not Stage.DENOISING for latent in batch):
-            self._sort()
+            self._changed = True
         return True
 
     def _fail(self, latent: Latent, failure: Failure) -> None:
         if latent.stage in ENDED or latent.dropped:
             return
         latent.fail(failure)
-        self._sort()
+        self._changed = True
         self._news.urge()
         self._on_failure(failure.reason)
         _log.warning("latent failed", extra={"job": latent.id.job, "image": latent.id.image, "reason": failure.reason})

@@ -1,7 +1,7 @@
 """What this worker holds, brought in line with the scheduler's newest wish.
 
-Device thread only. What is wished for and not held is begun, if its job's order is known; what is held and not wished for is
-dropped; the rest changes between running and parked. Nothing is asked back: a job without an order is `missing`.
+Device thread only. What is wished for and not held is taken up, if its job's order is known; what is held and not wished for is
+dropped; the rest changes places. Nothing is asked back: a job without an order is `missing`.
 """
 
 from collections.abc import Callable, Iterable
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from collodion.wire.jobs import LatentId, Stage
 from collodion.wire.to_worker import JobOrder, Membership
-from collodion.worker.latent import ENDED, Latent, WorkerJob
+from collodion.worker.latent import Latent, WorkerJob
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,8 @@ class Held:
 
 
 class Holdings:
-    """Jobs and latents by name; `running` is in the order of urgency and contains ended ones until they are dropped.
+    """Jobs and latents by name; `line` is who is to be brought forward, in order of urgency, ended ones among them until they
+    are dropped.
 
     job_of: makes the job of an order, whose plan may follow later; returns at once.
     """
@@ -32,11 +33,11 @@ class Holdings:
         self._job_of = job_of
         self._jobs: dict[str, WorkerJob] = {}
         self._latents: dict[LatentId, Latent] = {}
-        self.running: list[Latent] = []
+        self.line: list[Latent] = []
         self.held = Held()
 
     def apply(self, wish: Membership) -> None:
-        """Makes `held` and `running` what `wish` says."""
+        """Makes `held` and `line` what `wish` says."""
         if wish.scheduler != self.held.scheduler:
             self._drop_all()
         self._learn(wish)
@@ -44,8 +45,7 @@ class Holdings:
         self._drop(name for name in tuple(self._latents) if name not in wanted)
         self._latents = {name: self._hold(name) for name in wanted if name.job in self._jobs}
         self._jobs = {latent.id.job: latent.job for latent in self._latents.values()}
-        self.running = [self._latents[name] for name in wish.running if name in self._latents]
-        self._set_stages()
+        self._line_up(wish)
         missing = dict.fromkeys(name.job for name in wanted if name.job not in self._jobs)
         self.held = Held(wish.scheduler, wish.number, tuple(self._latents.values()), tuple(missing))
 
@@ -67,17 +67,13 @@ class Holdings:
         self._drop(tuple(self._latents))
         self._jobs.clear()
 
-    def _set_stages(self) -> None:
-        running = set(map(id, self.running))
-        for latent in self._latents.values():
-            if latent.stage in ENDED or latent.stage is Stage.DECODING:
-                continue
-            if id(latent) in running:
-                latent.stage = Stage.ENCODING if latent.state is None else Stage.DENOISING
-            elif latent.stage is not Stage.PARKED:
-                self._park(latent)
-
-    def _park(self, latent: Latent) -> None:
-        if latent.state is not None and latent.job.pipeline is not None:
-            latent.job.pipeline.park(latent.state)
-        latent.stage = Stage.PARKED
+    def _line_up(self, wish: Membership) -> None:
+        caps = wish.caps if len(wish.caps) == len(wish.running) else (None,) * len(wish.running)
+        places = dict(zip(wish.running, caps, strict=True))  # whoever is named twice is still one
+        self.line = [self._latents[name] for name in places if name in self._latents]
+        for latent in self.line:
+            latent.cap = places[latent.id]
+        for name in wish.parked:
+            parked = self._latents.get(name)
+            if parked is not None and parked.stage is Stage.WAITING:
+                parked.stage = Stage.PARKED

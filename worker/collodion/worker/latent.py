@@ -13,6 +13,7 @@ from collodion.wire.to_worker import JobOrder
 from collodion.worker.pipeline import AnyPipeline, Plan
 
 ENDED = frozenset({Stage.DONE, Stage.STOPPED})
+_PAST_STEPS = ENDED | {Stage.DECODING}
 
 
 @dataclass(eq=False)
@@ -43,11 +44,15 @@ class WorkerJob:
 
 @dataclass(eq=False, slots=True)
 class Latent:
-    """One image in the making. `state` is the family's own, from the first step to the decoding."""
+    """One image in the making. `state` is the family's own, from the first step to the decoding.
+
+    `cap` bounds the window that it leads; None: only the worker does.
+    """
 
     id: LatentId
     job: WorkerJob
     stage: Stage = Stage.WAITING
+    cap: int | None = None
     evaluations: int = 0
     steps: int = 0
     course: tuple[int, ...] = ()
@@ -66,6 +71,11 @@ class Latent:
     def seed(self) -> int:
         """The image's own."""
         return self.job.order.parameters.seed + self.id.image
+
+    @property
+    def to_go(self) -> bool:
+        """Whether it is held and has evaluations to go."""
+        return self.stage not in _PAST_STEPS and not self.dropped
 
     def begin(self, plan: Plan, state: Any) -> None:
         """Noted before its first evaluation."""
