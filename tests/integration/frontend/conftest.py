@@ -1,6 +1,7 @@
 """A frontend on a thread, a scheduler that says what the test tells it to, and a gRPC channel between test and frontend."""
 
 import asyncio
+import concurrent.futures
 import dataclasses
 import tempfile
 import threading
@@ -232,3 +233,10 @@ def running(start: Callable[..., Running], scheduler: FakeScheduler) -> Running:
     running = start()
     scheduler.meet(running.channel)
     return running
+
+
+@pytest.fixture
+def asking() -> Iterator[Callable[..., Any]]:
+    """Calls a method on a thread; returns the future of its answer."""
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        yield lambda method, request, **options: pool.submit(method, request, timeout=10, **options)
