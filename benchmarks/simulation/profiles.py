@@ -1,7 +1,7 @@
 """Profiles of devices: the latency of each stage against batch size, read from a file of the format of `sd15-stage-latency.json`.
 
-1. A profile's name ends in its size in pixels (h100-sd15-512). Its stages `clip`, `unet` and `vae` become encode, step and decode;
-   milliseconds become seconds. (The safety checker is not run.)
+1. A profile is named KIND-MODEL-SIZE, the size in pixels (h100-sd15-512). Its stages `clip`, `unet` and `vae` become encode, step and
+   decode; milliseconds become seconds. (The safety checker is not run.)
 2. FILE:NAME takes one profile. FILE:PREFIX- takes every size that the file has under that prefix.
 3. A size without a profile is derived from the nearest one that there is: the floor, which launching kernels costs whatever their size,
    stays; what is above it grows with the number of pixels to the power of 1.1, as attention's share grows faster than the rest. The
@@ -10,6 +10,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from simulation.instance import KeyCosts
@@ -21,8 +22,17 @@ class ProfileError(ValueError):
     """There is no such profile, or it is not one."""
 
 
-def read_profile(where: str) -> tuple[str, dict[int, KeyCosts]]:
-    """The kind of device of FILE:NAME, and its costs by size in pixels. Raises ProfileError."""
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What a model costs on a kind of device, by size of picture in pixels."""
+
+    kind: str
+    model: str
+    sizes: Mapping[int, KeyCosts]
+
+
+def read_profile(where: str) -> Profile:
+    """The profile of FILE:NAME or FILE:PREFIX-. Raises ProfileError."""
     path, _, name = where.rpartition(":")
     try:
         profiles: Mapping[str, Mapping[str, list[float]]] = json.loads(Path(path).read_text())["profiles"]
@@ -31,8 +41,8 @@ def read_profile(where: str) -> tuple[str, dict[int, KeyCosts]]:
     chosen = [each for each in profiles if each == name or (name.endswith("-") and each.startswith(name))]
     if not chosen:
         raise ProfileError(f"{path} has no profile {name}, but {', '.join(profiles)}")
-    sizes = {_size(each): _costs(profiles[each]) for each in chosen}
-    return chosen[0].rpartition("-")[0], sizes
+    kind, _, model = chosen[0].rpartition("-")[0].rpartition("-")
+    return Profile(kind or model, model, {_size(each): _costs(profiles[each]) for each in chosen})
 
 
 def costs_at(sizes: Mapping[int, KeyCosts], size: int) -> KeyCosts:

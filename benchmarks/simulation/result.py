@@ -62,6 +62,8 @@ class Result:
             "wall_s": self.wall_s,
             "events": events,
             "cpu_per_event": scheduler_s / max(1, events),
+            **self._prediction_errors(),
+            **self._by_tenants(),
         }
 
     def attainment_of(self, tenants: frozenset[str]) -> float:
@@ -73,6 +75,32 @@ class Result:
             if requests[record.index].tenant in tenants and requests[record.index].slo_s is not None
         ]
         return share(sum(record.on_time for record in theirs), len(theirs))
+
+    def _prediction_errors(self) -> dict[str, float]:
+        """Finish against what was predicted at acceptance, relative to the predicted time from release."""
+        requests = self.instance.requests
+        errors = [
+            (record.finish - record.predicted) / (record.predicted - requests[record.index].release)
+            for record in self.records
+            if record.finish is not None and record.predicted is not None
+        ]
+        if not errors:
+            return {}
+        return {
+            "prediction_bias": statistics.fmean(errors),
+            "prediction_error": statistics.fmean(abs(error) for error in errors),
+        }
+
+    def _by_tenants(self) -> dict[str, float]:
+        """The attainment of tenant-0, which may flood, and of the others; nothing where there is one tenant."""
+        tenants = frozenset(request.tenant for request in self.instance.requests)
+        flooder = frozenset({"tenant-0"})
+        if len(tenants) < 2 or not flooder < tenants:
+            return {}
+        return {
+            "attainment_tenant_0": self.attainment_of(flooder),
+            "attainment_others": self.attainment_of(tenants - flooder),
+        }
 
     def _asked(self, records: Sequence[Record], granted: bool = False) -> int:
         requests = self.instance.requests

@@ -1,9 +1,9 @@
-"""Runs one policy on one instance."""
+"""Runs one scheduler, as configured, on one instance."""
 
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
+from collodion.scheduler.config import SchedulerConfig
 from simulation.instance import Instance
 from simulation.queues import thinned
 from simulation.result import Result
@@ -12,20 +12,16 @@ from simulation.world import ORIGIN, Conditions, World
 
 def run(
     instance: Instance,
-    policy: str,
+    config: SchedulerConfig,
     conditions: Conditions = Conditions(),
-    overrides: Mapping[str, Any] | None = None,
     on_decided: Callable[[int], None] = lambda _: None,
 ) -> Result:
-    """Simulates to the end. `overrides` are fields of `SchedulerConfig`.
-
-    Raises ValueError for a policy that there is not, and Stalled if the scheduler forgets jobs.
-    """
+    """Simulates to the end. `on_decided` hears how many requests have an outcome. Raises Stalled if the scheduler forgets jobs."""
     began = time.perf_counter()
-    world = World(instance, policy, conditions, overrides or {}, on_decided)
+    world = World(instance, config, conditions, on_decided)
     world.run()
     return Result(
-        policy=policy,
+        policy=config.policy.value,
         instance=instance,
         records=tuple(world.ledger.records),
         evaluations=world.recorder.evaluations,

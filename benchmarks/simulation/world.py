@@ -7,11 +7,10 @@
 """
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-from collodion.scheduler.config import PolicyName, SchedulerConfig
+from collodion.scheduler.config import SchedulerConfig
 from collodion.scheduler.core import Core
 from collodion.scheduler.events import (
     Command,
@@ -74,9 +73,8 @@ class World:
     def __init__(
         self,
         instance: Instance,
-        policy: str,
+        config: SchedulerConfig,
         conditions: Conditions,
-        overrides: Mapping[str, Any],
         on_decided: Callable[[int], None],
     ) -> None:
         self._instance = instance
@@ -84,7 +82,6 @@ class World:
         self._on_decided = on_decided
         self._agenda = Agenda()
         self._agenda.now = started = ORIGIN - _HEAD_START_S
-        config = SchedulerConfig(policy=PolicyName(policy), **overrides)
         ids = JobIds(random.Random(conditions.seed).getrandbits)
         self._core = Core(config, "simulated", ids, started)
         self.meter = Meter()

@@ -1,0 +1,71 @@
+"""Compares schedulers in simulation: the real core on a virtual clock, over loads, SLO scales and seeds.
+
+For example: simulate.py --profile ../shared/data/profiles/sd15-stage-latency.json:h100-sd15-512 --load 0.9 1.2 --slo-scale 2 3
+--seed 1 2 3 --policy fifo --policy static,static_size=8 --plots .runs/plots --json .runs/simulate.json
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+from common import environment
+from simulation.options import parser, study_of
+from simulation.study import Study, quieten, run_study
+from simulation.summary import Summary, as_json, summaries
+from simulation.tables import cell_table, matrix
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs, prints tables, draws and writes what was asked for."""
+    arguments = parser(__doc__ or "").parse_args(argv)
+    arguments.load = arguments.load or [1.0]
+    arguments.slo_scale = arguments.slo_scale or [2.0]
+    arguments.seed = arguments.seed or [1]
+    study = study_of(arguments)
+    quieten()
+    began = time.perf_counter()
+    rows = _run(study, arguments.processes)
+    wall_s = time.perf_counter() - began
+    _print(rows, wall_s)
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(_document(arguments, rows, wall_s), indent=1) + "\n")
+
+
+def _run(study: Study, processes: int) -> list[Summary]:
+    total = len(study.tasks()) * (study.workload.jobs + study.workload.burst)
+    with tqdm(total=total, unit="request", delay=2, smoothing=0.05, dynamic_ncols=True) as bar:
+        return summaries(run_study(study, processes, bar.update))
+
+
+def _print(rows: list[Summary], wall_s: float) -> None:
+    for load, slo_scale in dict.fromkeys((row.load, row.slo_scale) for row in rows):
+        cell = [row for row in rows if (row.load, row.slo_scale) == (load, slo_scale)]
+        print(f"\nload {load:g}, SLO scale {slo_scale:g}, {len(cell[0].runs)} seeds\n\n{cell_table(cell)}")
+    if len({(row.load, row.slo_scale) for row in rows}) > 1:
+        print(f"\non time, % of jobs\n\n{matrix(rows, 'attainment')}")
+        print(f"\non time, % of evaluations\n\n{matrix(rows, 'attainment_evaluations')}")
+    evaluations = sum(run.figures["evaluations"] for row in rows for run in row.runs)
+    print(f"\n{evaluations:,.0f} evaluations in {wall_s:.1f} s: {evaluations / wall_s:,.0f} a second")
+
+
+def _document(arguments: argparse.Namespace, rows: list[Summary], wall_s: float) -> dict[str, Any]:
+    settings = {name: value if _is_plain(value) else str(value) for name, value in vars(arguments).items()}
+    return {
+        "benchmark": "simulate",
+        "environment": environment(),
+        "settings": settings,
+        "wall_s": wall_s,
+        "cells": as_json(rows, arguments.records),
+    }
+
+
+def _is_plain(value: object) -> bool:
+    return value is None or isinstance(value, bool | int | float | str | list)
+
+
+if __name__ == "__main__":
+    main()
