@@ -9,7 +9,8 @@ The parts: `cost_curve` learns one lane, `cost_shape` fills its gaps, `cost_erro
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from collodion.scheduler.cost_curve import Curve
 from collodion.scheduler.cost_error import Errors
@@ -29,15 +30,30 @@ _UNKNOWN_MARGIN = 0.1
 _EVALUATE_EVERY = 8
 
 
+@dataclass(frozen=True, slots=True)
+class _Prior:
+    """What a profile says of one batch key."""
+
+    lanes: Mapping[str, Mapping[int, float]]
+    noise: float
+    weight: float
+
+
 class _Costs:
     """One batch key on one kind of device."""
 
     __slots__ = ("calls", "curves", "errors")
 
-    def __init__(self) -> None:
+    def __init__(self, prior: _Prior | None) -> None:
         self.calls = 0
         self.curves: dict[str, Curve] = {}
         self.errors = Errors()
+        if prior is not None:
+            self.errors.load(prior.noise, prior.weight)
+            for lane, seconds in prior.lanes.items():
+                self.curves[lane] = Curve()
+                self.curves[lane].load(seconds, prior.weight)
+                self.curves[lane].rebase()
 
 
 class CostModel:
@@ -46,6 +62,7 @@ class CostModel:
     def __init__(self) -> None:
         self.version = 0
         self._costs: OrderedDict[tuple[str, str], _Costs] = OrderedDict()
+        self._priors: dict[tuple[str, str], _Prior] = {}
 
     def seconds(self, device: str, lane: str, key: str, size: int) -> float | None:
         """What a batch of `size` takes, without margin; None if nothing is known of this lane and key on that device."""
@@ -59,25 +76,26 @@ class CostModel:
 
     def margin(self, device: str, key: str) -> float:
         """The relative error that predictions for this key have to carry, for example 0.03."""
-        costs = self._costs.get((device, key))
-        return costs.errors.margin if costs else _UNKNOWN_MARGIN
+        costs = self._found(device, key)
+        return costs.errors.margin if costs is not None else _UNKNOWN_MARGIN
+
+    def errors(self) -> Iterator[tuple[str, str, Errors]]:
+        """Device, key and errors of predictions, of all that was reported lately; for metrics."""
+        return ((device, key, costs.errors) for (device, key), costs in self._costs.items())
 
     def load(
-        self, device: str, key: str, lanes: Mapping[str, Mapping[int, float]], noise: float, weight: float
+        self, device: str, key: str, lanes: Mapping[str, Mapping[int, float]], noise: float = 0.0, weight: float = 8.0
     ) -> None:
-        """Begins anew for this key from a profile: seconds by size for each lane.
+        """Begins anew for this key from a profile: seconds (above 0) by size for each lane.
 
         Args:
+            device: empty for every kind of device that has no profile of its own.
             noise: how much single calls spread, relative; 0 for exact costs, whose margin is 0 until reports say otherwise.
             weight: as how many reports of its size each figure counts.
         """
-        costs = self._costs[device, key] = _Costs()
-        costs.errors.load(noise, weight)
-        for lane, seconds in lanes.items():
-            curve = costs.curves[lane] = Curve()
-            curve.load(seconds, weight)
-            curve.rebase()
-        self._bound()
+        self._priors[device, key] = _Prior(lanes, noise, weight)
+        for known in [each for each in self._costs if each[1] == key and device in ("", each[0])]:
+            del self._costs[known]
         self.version += 1
 
     def learn(self, device: str, lane: str, key: str, size: int, seconds: float) -> None:
@@ -120,18 +138,23 @@ class CostModel:
                 each.tolerance = min(0.01, max(0.001, costs.errors.margin / 2))
 
     def _curve(self, device: str, lane: str, key: str) -> Curve | None:
-        costs = self._costs.get((device, key))
+        costs = self._found(device, key)
         curve = costs.curves.get(lane) if costs is not None else None
         return curve if curve is not None and curve.known else None
+
+    def _found(self, device: str, key: str) -> _Costs | None:
+        costs = self._costs.get((device, key))
+        if costs is None and ((device, key) in self._priors or ("", key) in self._priors):
+            costs = self._of(device, key)
+        return costs
 
     def _of(self, device: str, key: str) -> _Costs:
         costs = self._costs.get((device, key))
         if costs is None:
-            costs = self._costs[device, key] = _Costs()
-            self._bound()
-        self._costs.move_to_end((device, key))
+            costs = _Costs(self._priors.get((device, key)) or self._priors.get(("", key)))
+            self._costs[device, key] = costs
+            if len(self._costs) > _KEYS:
+                self._costs.popitem(last=False)
+        else:
+            self._costs.move_to_end((device, key))
         return costs
-
-    def _bound(self) -> None:
-        if len(self._costs) > _KEYS:
-            self._costs.popitem(last=False)
