@@ -10,6 +10,7 @@ import torch
 from collodion.process.config import ConfigError
 from collodion.wire.jobs import Parameters, Reason
 from collodion.worker.config import WorkerConfig
+from collodion.worker.families import model_info
 from collodion.worker.families.rgb_map import fit_rgb_map, to_rgb
 from collodion.worker.models import load_models
 from collodion.worker.pipeline import LatentRefused
@@ -35,7 +36,30 @@ def test_a_model_is_described_as_its_folder_says(tiny):
     assert (info.family, info.dtype, info.native_width, info.native_height) == ("stable-diffusion", "float32", 64, 64)
     assert (info.min_size, info.max_size, info.size_multiple) == (16, 128, 8)
     assert info.samplers == tuple(SAMPLERS)
+    assert info.guided_rows == 2
     assert info.max_prompt_tokens == tiny._pipeline.tokenizer.model_max_length - 2
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_sampler_makes_as_many_model_calls_as_its_line_says(tiny, sampler):
+    for steps in (2, 7, 20):
+        job = Parameters("tiny", "x", "", 64, 64, steps, sampler, 1.0, 1, 1)
+        assert tiny.info.evaluations_of(job) == len(tiny.prepare(job).course) - 1
+
+
+def test_only_samplers_that_do_not_make_one_call_a_step_are_told_of(tiny):
+    assert tiny.info.evaluations == {"heun": (2, -1), "kdpm2": (2, -1), "pndm": (1, 1)}
+
+
+def test_a_sampler_whose_calls_are_in_no_proportion_to_its_steps_is_refused_aloud(broken, monkeypatch):
+    class Odd(model_info.Walk):
+        def __len__(self):
+            return super().__len__() + (self.name == "heun" and self.steps == 10)
+
+    monkeypatch.setattr(model_info, "Walk", Odd)
+    info = load(broken).info
+    assert [(refusal.name, "no proportion" in refusal.reason) for refusal in info.refused_samplers] == [("heun", True)]
+    assert "heun" not in (*info.samplers, *info.evaluations)
 
 
 def test_samplers_that_the_models_schedule_does_not_allow_are_refused_with_reason(broken):

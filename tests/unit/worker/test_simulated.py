@@ -51,6 +51,11 @@ def test_a_sampler_makes_as_many_evaluations_as_the_real_one(simulated, sampler,
     assert len(course) - 1 == evaluations
     assert (course[0], course[-1]) == (0, 20)
     assert list(course) == sorted(course)
+    assert simulated.info.evaluations_of(parameters(sampler=sampler, steps=20)) == evaluations
+
+
+def test_a_simulated_latent_takes_one_row_guided_or_not(simulated):
+    assert [simulated.info.rows_of(parameters(guidance_scale=scale)) for scale in (1.0, 7.5)] == [1, 1]
 
 
 def test_every_sampler_runs_with_one_step(simulated, drive):

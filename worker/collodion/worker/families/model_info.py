@@ -15,7 +15,9 @@ import torch
 from collodion.process.config import ConfigError
 from collodion.wire.jobs import ModelInfo, RefusedSampler
 from collodion.worker.sampling.catalog import MAX_STEPS, SAMPLERS, SamplerRefused
+from collodion.worker.sampling.counting import line_of
 from collodion.worker.sampling.probing import probe
+from collodion.worker.sampling.reference import Walk, build
 
 _DEFAULTS: Mapping[str, Any] = {
     "default_steps": 25,
@@ -29,7 +31,8 @@ _PIXEL_MULTIPLE = 8  # what StableDiffusionPipeline asks for, whatever the VAE
 def describe(name: str, folder: Path, pipeline: Any, dtype: torch.dtype) -> ModelInfo:
     """Probes every sampler once, which takes about a second. Raises ConfigError for a bad collodion.json."""
     own = _own_defaults(name, folder)
-    samplers, refused = _samplers(own["default_steps"], pipeline.scheduler.config)
+    evaluations, refused = _samplers(own["default_steps"], pipeline.scheduler.config)
+    samplers = tuple(evaluations)
     if own["default_sampler"] not in samplers:
         if not samplers:
             raise ConfigError(f"model {name!r}: none of our samplers suits {folder}: {refused[0].reason}")
@@ -50,6 +53,8 @@ def describe(name: str, folder: Path, pipeline: Any, dtype: torch.dtype) -> Mode
         refused_samplers=refused,
         max_prompt_tokens=pipeline.tokenizer.model_max_length - 2,
         dtype=str(dtype).removeprefix("torch."),
+        guided_rows=2,
+        evaluations={name: line for name, line in evaluations.items() if line != (1, 0)},
         **own,
     )
 
@@ -69,15 +74,22 @@ def _own_defaults(name: str, folder: Path) -> dict[str, Any]:
     return {**_DEFAULTS, **said}
 
 
-def _samplers(steps: int, config: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[RefusedSampler, ...]]:
-    offered, refused = [], []
+def _samplers(steps: int, config: Mapping[str, Any]) -> tuple[dict[str, tuple[int, int]], tuple[RefusedSampler, ...]]:
+    """Those offered, each with its model calls as (per step, more in all), and those refused."""
+    offered, refused = {}, []
     for sampler in SAMPLERS:
         try:
             probe(sampler, steps, config)
-            offered.append(sampler)
+            offered[sampler] = _calls(sampler, config)
         except SamplerRefused as refusal:
             refused.append(RefusedSampler(name=sampler, reason=refusal.reason))
-    return tuple(offered), tuple(refused)
+    return offered, tuple(refused)
+
+
+def _calls(sampler: str, config: Mapping[str, Any]) -> tuple[int, int]:
+    """Read off the timesteps that its scheduler sets, which takes a millisecond; a probe may take hundreds."""
+    scheduler = build(sampler, config)
+    return line_of(sampler, lambda steps: len(Walk(sampler, steps, scheduler)))
 
 
 def _sides(sample_size: Any) -> tuple[int, int]:

@@ -21,6 +21,7 @@ from collodion.wire.jobs import Failure, ModelInfo, Parameters, Reason
 from collodion.worker.config import WorkerConfig
 from collodion.worker.pipeline import Decoded, Encoded, LatentRefused, Picture, Plan, Stepped
 from collodion.worker.sampling.catalog import MAX_STEPS, SAMPLERS
+from collodion.worker.sampling.counting import line_of
 from collodion.worker.timing import HostSpan
 
 _SECOND_ORDER = frozenset({"heun", "kdpm2"})
@@ -90,6 +91,7 @@ class Simulated:
             max_prompt_tokens=_WINDOW_WORDS,
             dtype="none",
             license="Apache-2.0",
+            evaluations={name: line for name in SAMPLERS if (line := _calls(name)) != (1, 0)},
         )
 
     def prepare(self, parameters: Parameters) -> Plan:
@@ -99,7 +101,9 @@ class Simulated:
             raise LatentRefused(Failure(reason=Reason.SAMPLER_REFUSED, message=message))
         words = len(parameters.prompt.split())
         warning = ("PROMPT_TRUNCATED", f"the prompt has {words} words, of which the first {_WINDOW_WORDS} are read")
-        return Plan(parameters, _course(parameters), (warning,) if words > _WINDOW_WORDS else ())
+        return Plan(
+            parameters, _course(parameters.sampler, parameters.steps), (warning,) if words > _WINDOW_WORDS else ()
+        )
 
     def encode(self, plans: Sequence[Plan]) -> Encoded[str]:
         """See Pipeline."""
@@ -145,14 +149,17 @@ class Simulated:
         return mixed
 
 
-def _course(parameters: Parameters) -> tuple[int, ...]:
+def _course(sampler: str, steps: int) -> tuple[int, ...]:
     """As many evaluations as the real sampler makes."""
-    steps = parameters.steps
-    if parameters.sampler in _SECOND_ORDER:
+    if sampler in _SECOND_ORDER:
         return (*(call // 2 for call in range(2 * steps - 1)), steps)
-    if parameters.sampler == "pndm":
+    if sampler == "pndm":
         return (0, *range(steps + 1))
     return tuple(range(steps + 1))
+
+
+def _calls(sampler: str) -> tuple[int, int]:
+    return line_of(sampler, lambda steps: len(_course(sampler, steps)) - 1)
 
 
 def _rehearse(state: SimulatedLatent) -> bool:
