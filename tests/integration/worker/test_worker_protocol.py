@@ -30,6 +30,7 @@ def test_it_says_who_it_is_and_goes_on_saying_it(worker, scheduler):
     for _ in range(2):
         state = scheduler.hello()
         assert (state.name, state.device, state.scheduler, state.membership) == ("worker-0", "simulated", "", 0)
+        assert (state.device_kind, state.encode_batch, state.decode_batch) == ("simulated", 8, 4)
         assert [model.name for model in state.models] == ["simulated"]
 
 
@@ -48,9 +49,9 @@ def test_stages_and_progress_are_reported_in_order(worker, scheduler, order):
 
 def test_what_batches_cost_is_reported_by_lane(worker, scheduler, order):
     scheduler.wish(running=(FIRST,), orders=(order(steps=3),))
-    scheduler.latent(FIRST, Stage.DONE)
+    scheduler.hear(lambda said: isinstance(said, WorkerReport) and any(lane.lane == "store" for lane in said.lanes))
     lanes = [lane for said in scheduler.heard if isinstance(said, WorkerReport) for lane in said.lanes]
-    assert [lane.lane for lane in lanes] == ["encode", "step", "step", "step", "decode"]
+    assert [lane.lane for lane in lanes] == ["encode", "step", "step", "step", "decode", "store"]
     assert {(lane.key, lane.batch) for lane in lanes} == {("simulated/64x64", 1)}
     assert all(0.005 < lane.seconds < 5 for lane in lanes if lane.lane == "step")
 

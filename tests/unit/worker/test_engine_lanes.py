@@ -150,3 +150,20 @@ def refusing(encode):
         return encode(plans)
 
     return encode_others
+
+
+def test_a_step_is_counted_in_rows_of_the_model_call_and_in_latents(tiny, drive):
+    driver = drive(tiny, encode_batch=2)
+    for number, scale in enumerate((5.0, 1.0, 5.0)):
+        driver.order(f"job{number}", steps=1, seed=number, guidance_scale=scale)
+    driver.wish([LatentId(f"job{number}", 0) for number in range(3)])
+    driver.finish()
+    samples = [(sample.lane, sample.batch, sample.evaluations) for sample in driver.outbox.samples]
+    assert samples == [
+        ("encode", 2, 0),
+        ("step", 3, 2),
+        ("decode", 2, 0),
+        ("encode", 1, 0),
+        ("step", 2, 1),
+        ("decode", 1, 0),
+    ]

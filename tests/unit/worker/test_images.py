@@ -2,6 +2,7 @@
 
 import io
 import json
+import select
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from collodion.wire.to_worker import JobOrder
 from collodion.worker.images import ImageKeeper, encode
 from collodion.worker.latent import Latent, WorkerJob
 from collodion.worker.metrics import WorkerMetrics
+from collodion.worker.outbox import Outbox
 from collodion.worker.preview import encode_preview
 
 PICTURE = np.arange(24 * 40 * 3, dtype=np.uint8).reshape(24, 40, 3)
@@ -88,11 +90,16 @@ def make_latent():
 
 @pytest.fixture
 def keeper(tmp_path):
-    changes = []
-    keeper = ImageKeeper(DirectoryStore(tmp_path), 1, WorkerMetrics(), lambda: changes.append(1))
-    keeper.changes = changes
+    outbox = Outbox()
+    keeper = ImageKeeper(DirectoryStore(tmp_path), 1, WorkerMetrics(), outbox)
+    keeper.outbox = outbox
     yield keeper
     keeper.close()
+    outbox.close()
+
+
+def rung(keeper):
+    return bool(select.select([keeper.outbox], [], [], 0)[0])
 
 
 def test_a_stored_picture_carries_its_own_seed(keeper, tmp_path):
@@ -103,7 +110,19 @@ def test_a_stored_picture_carries_its_own_seed(keeper, tmp_path):
     assert (latent.image.index, latent.image.seed, latent.image.key) == (1, 43, "job/1.png")
     _, data = metadata((tmp_path / "job" / "1.png").read_bytes())
     assert Parameters(**json.loads(data)) == parameters(seed=43, images=1)
-    assert keeper.changes == [1]
+    assert rung(keeper)
+
+
+def test_how_long_it_took_from_decoding_to_the_store_is_a_lane_of_its_own(keeper):
+    latents = [make_latent() for _ in range(3)]
+    for latent in latents:
+        keeper.keep(latent, PICTURE)
+    keeper.close()
+    samples = list(keeper.outbox.samples)
+    assert [sample[:4] for sample in samples] == [("store", "shapes", "shapes/40x24", 1)] * 3
+    assert [sample.seconds for sample in samples] == sorted(
+        sample.seconds for sample in samples
+    )  # one waits for another
 
 
 def test_a_dropped_latent_is_not_stored(keeper, tmp_path):
@@ -121,7 +140,8 @@ def test_a_picture_that_cannot_be_stored_fails_its_latent_with_the_reason(keeper
     keeper.close()
     assert latent.stage is Stage.STOPPED
     assert latent.failure.reason is Reason.ARTIFACT_NOT_STORED
-    assert keeper.changes == [1]
+    assert rung(keeper)
+    assert not keeper.outbox.samples
 
 
 def test_a_preview_has_the_pictures_proportions_and_at_most_128_pixels():

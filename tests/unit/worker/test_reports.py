@@ -13,7 +13,7 @@ from collodion.worker.reports import Reporter
 
 @pytest.fixture
 def reporter():
-    return Reporter("me", WorkerConfig(), "cpu", ())
+    return Reporter("me", WorkerConfig(encode_batch=3, decode_batch=2), "cpu", "cpu: a fast one", ())
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_a_new_membership_is_confirmed_even_if_nothing_else_changed(reporter, la
 def test_what_batches_cost_is_worth_a_report(reporter):
     held = Held("scheduler", 3)
     tell(reporter, held)
-    report = tell(reporter, held, [Sample("step", "m", "m/8x8", 2, 0.5, 0.001)])
+    report = tell(reporter, held, [Sample("step", "m", "m/8x8", 2, 0.5, 1, 0.001)])
     assert [(lane.lane, lane.key, lane.batch, lane.seconds) for lane in report.lanes] == [("step", "m/8x8", 2, 0.5)]
 
 
@@ -72,3 +72,8 @@ def test_a_state_says_everything_every_time(reporter, latent):
     state = reporter.state(held)
     assert [said.id for said in state.latents] == [latent.id]
     assert state == reporter.state(held)
+
+
+def test_a_state_says_what_the_planner_has_to_know_of_the_device(reporter):
+    state = reporter.state(Held())
+    assert (state.device, state.device_kind, state.encode_batch, state.decode_batch) == ("cpu", "cpu: a fast one", 3, 2)

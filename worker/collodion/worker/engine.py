@@ -159,16 +159,16 @@ class Engine:
         if self._changed:
             self._window.gather()  # without those that were lost since it was formed
         batch = self._window.batch
-        if not batch:
+        if not batch.latents:
             return False
         if _log.isEnabledFor(logging.DEBUG):
-            _log_first_evaluations(batch)
-        self.lanes.step(batch, self._window.states)
+            _log_first_evaluations(batch.latents)
+        finished = len(self.lanes.finished)
+        self.lanes.step(batch)
         for latent in self._window.previewed:
             if latent.preview_due:
                 self._previewer.offer(latent)
-        if any(latent.stage is not Stage.DENOISING for latent in batch):
-            self._changed = True
+        self._changed = self._changed or len(self.lanes.finished) != finished
         return True
 
     def _fail(self, latent: Latent, failure: Failure) -> None:

@@ -7,7 +7,6 @@ import hashlib
 import io
 import logging
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from PIL import Image
@@ -17,6 +16,7 @@ from collodion.wire.jobs import Failure, OutputFormat, Parameters, Reason, Store
 from collodion.worker.latent import Latent
 from collodion.worker.metadata import as_exif, as_png, of_image
 from collodion.worker.metrics import WorkerMetrics
+from collodion.worker.outbox import Outbox, Sample
 from collodion.worker.pipeline import Picture
 
 _log = logging.getLogger(__name__)
@@ -40,34 +40,35 @@ def encode(picture: Picture, parameters: Parameters) -> bytes:
 
 
 class ImageKeeper:
-    """Encodes and stores. `on_change` is called when a latent is done or failed."""
+    """Encodes and stores, and rings when a latent is done or failed."""
 
-    def __init__(
-        self, store: ArtifactStore, threads: int, metrics: WorkerMetrics, on_change: Callable[[], None]
-    ) -> None:
+    def __init__(self, store: ArtifactStore, threads: int, metrics: WorkerMetrics, outbox: Outbox) -> None:
         self._store = store
         self._metrics = metrics
-        self._on_change = on_change
+        self._outbox = outbox
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="images")
 
     def keep(self, latent: Latent, picture: Picture) -> None:
         """See lanes.Keeper."""
-        self._pool.submit(self._keep, latent, picture)
+        self._pool.submit(self._keep, latent, picture, time.perf_counter())
 
     def close(self) -> None:
         """Returns when everything that was given is stored."""
         self._pool.shutdown(wait=True)
 
-    def _keep(self, latent: Latent, picture: Picture) -> None:
+    def _keep(self, latent: Latent, picture: Picture, decoded: float) -> None:
         if latent.dropped:
             return
         try:
-            latent.finish(self._encode_and_store(latent, picture))
+            image = self._encode_and_store(latent, picture)
+            seconds = time.perf_counter() - decoded  # for a thread it may have waited, too
+            self._outbox.samples.append(Sample("store", latent.job.order.parameters.model, latent.job.key, 1, seconds))
+            latent.finish(image)
         except Exception as error:  # a full disk, a codec's limit: this picture's failure and nobody else's
             _log.exception("a picture could not be stored", extra={"job": latent.id.job, "image": latent.id.image})
             self._metrics.failed(Reason.ARTIFACT_NOT_STORED)
             latent.fail(Failure(reason=Reason.ARTIFACT_NOT_STORED, message=f"{type(error).__name__}: {error}"))
-        self._on_change()
+        self._outbox.ring()
 
     def _encode_and_store(self, latent: Latent, picture: Picture) -> StoredImage:
         parameters = of_image(latent.job.order.parameters, latent.seed)

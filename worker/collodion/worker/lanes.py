@@ -8,7 +8,7 @@
 import logging
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from collodion.wire.jobs import Failure, Stage
 from collodion.worker.faults import Row, non_finite, try_rows
@@ -17,6 +17,7 @@ from collodion.worker.news import News
 from collodion.worker.outbox import Outbox, Sample
 from collodion.worker.pipeline import Decoded, Picture, Stepped
 from collodion.worker.timing import Span
+from collodion.worker.window import Batch
 
 _log = logging.getLogger(__name__)
 _Row = TypeVar("_Row", bound=Row)
@@ -48,13 +49,11 @@ class Lanes:
         self._hand_over(jobs, jobs[0], self._encode, _fail_job)
         _log.debug("encoded", extra={"jobs": [job.order.job for job in jobs]})
 
-    def step(self, batch: list[Latent], states: list[Any]) -> None:
-        """One evaluation of these latents, all of one batch key. `states` are theirs."""
+    def step(self, batch: Batch) -> None:
+        """One evaluation of these latents, all of one batch key."""
+        latents = batch.latents
         self._hand_over(
-            batch,
-            batch[0].job,
-            lambda rows: self._step(rows, states if rows is batch else [latent.state for latent in rows]),
-            self._fail,
+            latents, latents[0].job, lambda rows: self._step(batch if rows is latents else Batch.of(rows)), self._fail
         )
 
     def decode(self, most: int) -> bool:
@@ -100,23 +99,23 @@ class Lanes:
             job.conditioning = conditioning
         self._under_way.append(lambda: self._sample("encode", jobs[0], len(jobs), encoded.span.wait()))
 
-    def _step(self, rows: list[Latent], states: list[Any]) -> None:
-        stepped = rows[0].job.loaded.step(states)
-        for latent in rows:
+    def _step(self, batch: Batch) -> None:
+        stepped = batch.latents[0].job.loaded.step(batch.states)
+        for latent in batch.latents:
             if latent.advance():
                 latent.stage = Stage.DECODING
                 self.finished.append(latent)
                 self._news.urge()
         self._news.note()
         previous, self._last_step = self._last_step, stepped.span
-        self._under_way.append(lambda: self._stepped(rows, stepped, previous))
+        self._under_way.append(lambda: self._stepped(batch, stepped, previous))
 
-    def _stepped(self, rows: list[Latent], stepped: Stepped, previous: Span | None) -> None:
-        seconds = stepped.span.wait()
+    def _stepped(self, batch: Batch, stepped: Stepped, previous: Span | None) -> None:
+        latents, seconds = batch.latents, stepped.span.wait()
         gap_s = None if previous is None else stepped.span.gap_after(previous)
-        self._sample("step", rows[0].job, len(rows), seconds, gap_s)
+        self._sample("step", latents[0].job, batch.rows, seconds, len(latents), gap_s)
         for row in stepped.non_finite():
-            self._fail(rows[row], non_finite(rows[row]))
+            self._fail(latents[row], non_finite(latents[row]))
 
     def _decode(self, rows: list[Latent]) -> None:
         decoded = rows[0].job.loaded.decode([latent.state for latent in rows])
@@ -131,8 +130,11 @@ class Lanes:
             elif latent.stage is Stage.DECODING and not latent.dropped:
                 self._keeper.keep(latent, picture)
 
-    def _sample(self, lane: str, job: WorkerJob, batch: int, seconds: float, gap_s: float | None = None) -> None:
-        self._outbox.samples.append(Sample(lane, job.order.parameters.model, job.key, batch, seconds, gap_s))
+    def _sample(
+        self, lane: str, job: WorkerJob, batch: int, seconds: float, evaluations: int = 0, gap_s: float | None = None
+    ) -> None:
+        model = job.order.parameters.model
+        self._outbox.samples.append(Sample(lane, model, job.key, batch, seconds, evaluations, gap_s))
         self._news.note()
 
 

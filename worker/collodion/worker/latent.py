@@ -18,17 +18,23 @@ _PAST_STEPS = ENDED | {Stage.DECODING}
 
 @dataclass(eq=False)
 class WorkerJob:
-    """What is common to a job's latents here. `plan` and `failure` are set by the thread that prepares."""
+    """What is common to a job's latents here. `plan` and `failure` are set by the thread that prepares.
+
+    `rows` is how many rows of a model call one of its latents takes.
+    """
 
     order: JobOrder
     pipeline: AnyPipeline | None
     key: str = field(init=False)
+    rows: int = field(init=False)
     plan: Plan | None = None
     conditioning: Any = None
     failure: Failure | None = None
 
     def __post_init__(self) -> None:
-        self.key = self.order.parameters.batch_key
+        parameters = self.order.parameters
+        self.key = parameters.batch_key
+        self.rows = 1 if self.pipeline is None else self.pipeline.info.rows_of(parameters)
 
     @property
     def job_id(self) -> str:

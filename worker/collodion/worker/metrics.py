@@ -22,9 +22,19 @@ class WorkerMetrics:
         self.registry = new_registry()
         self.evaluations = self._counter("evaluations", "Model calls, counted once for each latent in them.", "model")
         self.lane_seconds = self._histogram(
-            "lane_seconds", "Seconds of a batch on the device.", _SECONDS, "model", "lane"
+            "lane_seconds",
+            "Seconds of a batch on the device (store: of a picture from its decoding to the store).",
+            _SECONDS,
+            "model",
+            "lane",
         )
-        self.batch_size = self._histogram("batch_size", "Latents (encode: jobs) of a batch.", _BATCHES, "model", "lane")
+        self.batch_size = self._histogram(
+            "batch_size",
+            "Rows of a model call (encode: jobs, decode: latents, store: 1).",
+            _BATCHES,
+            "model",
+            "lane",
+        )
         self.gap_seconds = self._histogram("step_gap_seconds", "Idle time of the device between two steps.", _GAPS)
         self.images_stored = self._counter("images_stored", "Pictures put into the artifact store.", "model")
         self.image_seconds = self._histogram(
@@ -51,7 +61,7 @@ class WorkerMetrics:
     def observe(self, sample: Sample) -> None:
         """Notes a batch."""
         if sample.lane == "step":
-            self.evaluations.labels(sample.model).inc(sample.batch)
+            self.evaluations.labels(sample.model).inc(sample.evaluations)
         self.lane_seconds.labels(sample.model, sample.lane).observe(sample.seconds)
         self.batch_size.labels(sample.model, sample.lane).observe(sample.batch)
         if sample.gap_s is not None:

@@ -16,13 +16,18 @@ _SAMPLES_KEPT = 10_000  # of a link that does not keep up, the newest
 
 
 class Sample(NamedTuple):
-    """What one batch cost. `gap_s` is how long the device was idle since the step before, if it came right after one."""
+    """What one batch cost; `lane` and `batch` as in the wire's Lane.
+
+    evaluations: latents that a step brought forward. gap_s: how long the device was idle since the step before, if the step
+    came right after one.
+    """
 
     lane: str
     model: str
     key: str
     batch: int
     seconds: float
+    evaluations: int = 0
     gap_s: float | None = None
 
 

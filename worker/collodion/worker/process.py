@@ -18,6 +18,7 @@ from collodion.process.metrics import serve_metrics
 from collodion.process.running import announced
 from collodion.wire.artifacts import DirectoryStore
 from collodion.worker.config import WorkerConfig
+from collodion.worker.device_kind import device_kind
 from collodion.worker.engine import Engine
 from collodion.worker.holdings import Holdings
 from collodion.worker.images import ImageKeeper
@@ -48,14 +49,12 @@ class Worker:
         self.outbox = Outbox()
         inbox = Inbox(self.incarnation)
         self._preparer = Preparer(self.pipelines, lambda: self._engine.wake())
-        self._keeper = ImageKeeper(
-            DirectoryStore(config.artifacts), config.image_threads, self.metrics, self.outbox.ring
-        )
+        self._keeper = ImageKeeper(DirectoryStore(config.artifacts), config.image_threads, self.metrics, self.outbox)
         self._previews = PreviewMaker(self.incarnation, self.outbox, self.metrics)
         holdings = Holdings(self._preparer.job)
         self._engine = Engine(config, holdings, inbox, self.outbox, self._keeper, self._previews, self.metrics.failed)
         models = tuple(pipeline.info for pipeline in self.pipelines.values())
-        reporter = Reporter(self.incarnation, config, self.device, models)
+        reporter = Reporter(self.incarnation, config, self.device, device_kind(self.device), models)
         self._link = Link(
             config, self.incarnation, inbox, self.outbox, self._engine, self._preparer, reporter, self.metrics
         )

@@ -18,10 +18,13 @@ _Told = tuple[Stage, int]
 class Reporter:
     """Makes states and reports from what is held. Link thread only."""
 
-    def __init__(self, incarnation: str, config: WorkerConfig, device: str, models: tuple[ModelInfo, ...]) -> None:
+    def __init__(
+        self, incarnation: str, config: WorkerConfig, device: str, device_kind: str, models: tuple[ModelInfo, ...]
+    ) -> None:
         self._incarnation = incarnation
         self._config = config
         self._device = device
+        self._device_kind = device_kind
         self._models = models
         self._told: dict[LatentId, _Told] = {}
         self._told_of = self._missed_of = Held()
@@ -38,6 +41,9 @@ class Reporter:
             scheduler=held.scheduler,
             membership=held.membership,
             latents=tuple(latent.report() for latent in held.latents),
+            device_kind=self._device_kind,
+            encode_batch=self._config.encode_batch,
+            decode_batch=self._config.decode_batch,
         )
 
     def report(self, held: Held, samples: Iterable[Sample]) -> WorkerReport | None:

@@ -6,7 +6,7 @@ what of the window has begun.
 
 from collections.abc import Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from collodion.wire.jobs import Stage
 from collodion.worker.latent import Latent
@@ -23,19 +23,30 @@ def window_of(line: Sequence[Latent], most: int) -> list[Latent]:
     return [leader, *islice(with_it, bound - 1)] if bound > 0 else []
 
 
+class Batch(NamedTuple):
+    """A step batch: its latents, their states, and how many rows of the model call it takes."""
+
+    latents: list[Latent]
+    states: list[Any]
+    rows: int
+
+    @classmethod
+    def of(cls, latents: list[Latent]) -> "Batch":
+        """The batch of these latents, which have begun."""
+        return cls(latents, [latent.state for latent in latents], sum(latent.job.rows for latent in latents))
+
+
 class Window:
     """The window of a line, and its step batch. Device thread only.
 
-    `beginning` wait for their first evaluation to become possible. `batch`, `states` and `previewed` are replaced, never
-    changed, so that a family can tell by identity whether a batch is the one before.
+    `beginning` have no first evaluation yet; `previewed` are those of the batch of which somebody wants to see previews.
     """
 
     def __init__(self, max_batch: int) -> None:
         self._max_batch = max_batch
         self._latents: list[Latent] = []
         self.beginning: list[Latent] = []
-        self.batch: list[Latent] = []
-        self.states: list[Any] = []
+        self.batch = Batch.of([])
         self.previewed: list[Latent] = []
 
     def form(self, line: Sequence[Latent]) -> tuple[list[Latent], list[Latent]]:
@@ -50,6 +61,5 @@ class Window:
         """Sorts it into who has begun, which is the step batch, and who has not."""
         alive = [latent for latent in self._latents if latent.to_go]
         self.beginning = [latent for latent in alive if latent.stage is not Stage.DENOISING]
-        self.batch = [latent for latent in alive if latent.stage is Stage.DENOISING]
-        self.states = [latent.state for latent in self.batch]
-        self.previewed = [latent for latent in self.batch if latent.job.order.preview_interval]
+        self.batch = Batch.of([latent for latent in alive if latent.stage is Stage.DENOISING])
+        self.previewed = [latent for latent in self.batch.latents if latent.job.order.preview_interval]
