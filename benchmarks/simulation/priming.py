@@ -15,4 +15,4 @@ def prime(core: Core, devices: tuple[Device, ...]) -> None:
                 (DECODE, costs.decode, device.decode_batch),
             ):
                 for batch in range(1, most + 1):
-                    core.costs.learn(lane, key, batch, seconds(table, batch))
+                    core.costs.learn(device.kind, lane, key, batch, seconds(table, batch))

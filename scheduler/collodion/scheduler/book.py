@@ -6,7 +6,7 @@
 """
 
 from bisect import bisect_left, insort
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Iterator
 
 from collodion.scheduler.job import Job
@@ -24,20 +24,21 @@ class JobBook:
         self.live: dict[str, Job] = {}
         self.ended: OrderedDict[str, Standing] = OrderedDict()
         self.live_of_tenant: Counter[str] = Counter()
+        self.work_s_of_tenant: dict[str, float] = defaultdict(float)
         self.states: Counter[JobState] = Counter()
         self._queued: list[str] = []
-        self._requests: dict[_RequestKey, str] = {}
+        self._requests: dict[_RequestKey, tuple[str, JobSpec]] = {}
         self._of_tenant: dict[str, list[str]] = {}
 
     def add(self, job: Job) -> None:
         """Enters a new, queued job."""
         self.live[job.id] = job
-        self.live_of_tenant[job.spec.tenant] += 1
+        self._count(job, 1)
         self.states[job.state] += 1
         if job.state is JobState.QUEUED:
             insort(self._queued, job.id)
         if job.spec.request_id:
-            self._requests[_request_key(job.spec)] = job.id
+            self._requests[_request_key(job.spec)] = job.id, job.spec
         insort(self._of_tenant.setdefault(job.spec.tenant, []), job.id)
 
     def enter(self, job: Job, state: JobState) -> None:
@@ -57,9 +58,15 @@ class JobBook:
         """The job has ended; `standing` is what remains of it."""
         del self.live[job.id]
         self.ended[job.id] = standing
-        self.live_of_tenant[job.spec.tenant] -= 1
-        if not self.live_of_tenant[job.spec.tenant]:
-            del self.live_of_tenant[job.spec.tenant]
+        self._count(job, -1)
+
+    def remove(self, job: Job) -> None:
+        """The job was refused: it never was."""
+        del self.live[job.id]
+        self._count(job, -1)
+        self.states[job.state] -= 1
+        _discard(self._queued, job.id)
+        self._unlist(job.id, job.spec)
 
     def forget_ended(self, before: float, keep: int) -> Iterator[str]:
         """Forgets jobs that ended before a time, and the oldest beyond `keep`; yields their ids."""
@@ -74,8 +81,8 @@ class JobBook:
         """How many jobs were accepted before it and wait for their first step; 0 once it runs."""
         return bisect_left(self._queued, job.id) if job.state is JobState.QUEUED else 0
 
-    def of_request(self, spec: JobSpec) -> str | None:
-        """The job that this tenant's request id stands for."""
+    def of_request(self, spec: JobSpec) -> tuple[str, JobSpec] | None:
+        """The job that this tenant's request id stands for, and what was asked for then."""
         return self._requests.get(_request_key(spec)) if spec.request_id else None
 
     def spec(self, job_id: str) -> JobSpec | None:
@@ -96,9 +103,22 @@ class JobBook:
         self._queued = sorted(job.id for job in jobs if job.state is JobState.QUEUED)
         self.states = Counter(job.state for job in jobs)
         self.live_of_tenant = Counter(job.spec.tenant for job in jobs)
+        self.work_s_of_tenant = defaultdict(float)
+        for job in jobs:
+            self.work_s_of_tenant[job.spec.tenant] += job.work_s
 
     def _forget(self, job_id: str, spec: JobSpec) -> None:
         del self.ended[job_id]
+        self._unlist(job_id, spec)
+
+    def _count(self, job: Job, change: int) -> None:
+        tenant = job.spec.tenant
+        self.live_of_tenant[tenant] += change
+        self.work_s_of_tenant[tenant] += change * job.work_s
+        if not self.live_of_tenant[tenant]:
+            del self.live_of_tenant[tenant], self.work_s_of_tenant[tenant]
+
+    def _unlist(self, job_id: str, spec: JobSpec) -> None:
         self._requests.pop(_request_key(spec), None)
         ids = self._of_tenant[spec.tenant]
         _discard(ids, job_id)

@@ -1,5 +1,6 @@
 """The scheduler's settings."""
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -13,8 +14,12 @@ from collodion.wire.to_frontend import TierInfo
 class PolicyName(StrEnum):
     """The rules by which a worker's next step batch is chosen."""
 
+    SLACK = "slack"
     FIFO = "fifo"
     STATIC = "static"
+    FIFO_DROP = "fifo+drop"
+    EDF_DROP = "edf+drop"
+    EDF_PREDICT = "edf+predict"
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,8 @@ class SchedulerConfig:
     )
     artifacts: Path = setting(default_artifacts_dir(), "Directory of finished pictures; a full disk makes jobs fail.")
     policy: PolicyName = setting(
-        PolicyName.FIFO, "How step batches are chosen: fifo (each step) or static (whole requests)."
+        PolicyName.SLACK,
+        "How step batches are chosen: slack keeps promises; fifo, static, fifo+drop, edf+drop, edf+predict are baselines.",
     )
     batch_cap: int | None = setting(
         None, "Latents in a step batch at most; 1 forgoes batching, none leaves it to each worker's own bound.", low=1
@@ -38,16 +44,38 @@ class SchedulerConfig:
         0.2, "How long the oldest waits for a static batch to fill; 0 never waits for company.", low=0, high=3600
     )
     tiers: tuple[str, ...] = setting(
-        ("interactive=30", "standard=120", "batch=none"),
-        "Classes of service and the seconds in which their jobs should be finished; none promises nothing.",
+        ("interactive=5x@4", "standard=20x@2", "batch=none"),
+        "Classes of service: in how many seconds (30), or times (5x) what a job takes alone, or not (none), and its weight (@4).",
     )
     default_tier: str = setting("standard", "Tier of a request that names none.")
     default_model: str = setting("", "Model of a request that names none; empty takes the first that a worker offers.")
+    profiles: tuple[str, ...] = setting(
+        (),
+        "Saved profiles to begin with: FILE, or FILE:NAME=MODEL/WxH, with @DEVICE KIND or without; "
+        "without one the first jobs of a size find its costs.",
+    )
     max_jobs: int = setting(
         10_000, "Unfinished jobs at most; beyond it requests are refused, so it bounds memory.", low=1
     )
     max_jobs_per_tenant: int = setting(
         5_000, "Unfinished jobs of one tenant at most; at max_jobs one tenant can shut out the others.", low=1
+    )
+    max_queue_s: float = setting(
+        3600.0, "Predicted seconds of work that may wait; beyond it requests are refused, so it bounds waiting.", low=1
+    )
+    max_queue_s_per_tenant: float = setting(
+        1800.0, "The same of one tenant; at max_queue_s one tenant can shut out the others.", low=1
+    )
+    admission_window_s: float = setting(
+        0.002,
+        "How long requests are collected to be judged together; long ones delay answers, at 0 who comes first is promised first.",
+        low=0,
+        high=1,
+    )
+    patience_s: float = setting(
+        60.0,
+        "After so long a job without a promise may run before promised ones that can spare it; short ones leave less to promise.",
+        low=0,
     )
     max_images: int = setting(
         64, "Images of one job at most; the frontend's limit should be no higher.", low=1, high=4096
@@ -100,11 +128,17 @@ class SchedulerConfig:
 
 
 def _tier(text: str) -> TierInfo:
-    name, _, slo = text.partition("=")
+    name, _, rest = text.partition("=")
+    slo, _, weight = rest.partition("@")
     try:
-        slo_s = None if slo == "none" else float(slo)
+        worth = float(weight) if weight else 1.0
+        number = None if slo == "none" else float(slo.removesuffix("x"))
     except ValueError as error:
-        raise ConfigError(f"tiers: {text!r} is not name=seconds or name=none") from error
-    if not name or (slo_s is not None and not 0 < slo_s < float("inf")):
-        raise ConfigError(f"tiers: {text!r} needs a name, and seconds above 0")
-    return TierInfo(name, slo_s)
+        raise ConfigError(
+            f"tiers: {text!r} is not name=seconds, name=5x or name=none, with @weight or without"
+        ) from error
+    if not name or (number is not None and not 0 < number < math.inf) or not 0 < worth < math.inf:
+        raise ConfigError(f"tiers: {text!r} needs a name, and numbers above 0")
+    if slo.endswith("x"):
+        return TierInfo(name, slo_scale=number, weight=worth)
+    return TierInfo(name, slo_s=number, weight=worth)

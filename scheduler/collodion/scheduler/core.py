@@ -8,11 +8,15 @@
 
 from collections import Counter
 
+from collodion.scheduler.admission import Admission
+from collodion.scheduler.backlog import Backlog
+from collodion.scheduler.baselines import InOrder, Static
 from collodion.scheduler.book import JobBook
 from collodion.scheduler.census import Census
 from collodion.scheduler.config import PolicyName, SchedulerConfig
-from collodion.scheduler.cost import CostTable
+from collodion.scheduler.cost_model import CostModel
 from collodion.scheduler.dispatch import Dispatch
+from collodion.scheduler.door import Door
 from collodion.scheduler.events import (
     Command,
     Event,
@@ -30,9 +34,12 @@ from collodion.scheduler.frontends import Frontend, Frontends
 from collodion.scheduler.ids import NewJobId
 from collodion.scheduler.intake import Intake
 from collodion.scheduler.lifecycle import Lifecycle
-from collodion.scheduler.policy import Fifo, Policy, Static
+from collodion.scheduler.planner import Planner
+from collodion.scheduler.policy import Policy
 from collodion.scheduler.prediction import Prediction
 from collodion.scheduler.reports import Reports
+from collodion.scheduler.shares import Shares
+from collodion.scheduler.slack import Slack
 from collodion.scheduler.transitions import JOB_ENDS
 from collodion.scheduler.watchers import Watchers
 from collodion.wire.jobs import JobState, Reason, Stage
@@ -49,17 +56,23 @@ class Core:
         self._incarnation = incarnation
         self._outbox = Outbox()
         self._next_beat = now
-        self.costs = CostTable()
+        self.costs = CostModel()
         self.book = JobBook()
         self.fleet = Fleet(config.batch_cap)
         self.watchers = Watchers(self._outbox)
-        self.dispatch = Dispatch(incarnation, self.fleet, _policy(config), self.costs, self._outbox)
+        backlog, planner = Backlog(), Planner(self.fleet, self.costs)
+        policy, admission = _policy(config, planner, backlog)
+        self.dispatch = Dispatch(incarnation, self.fleet, policy, backlog, self.costs, self._outbox)
         self.frontends = Frontends(self._outbox)
-        prediction = Prediction(self.fleet, self.dispatch.backlog, self.costs)
+        prediction = Prediction(self.fleet, backlog, self.costs, policy)
         self._lifecycle = Lifecycle(self.book, self.watchers, self.dispatch, prediction, self._outbox)
         self._reports = Reports(incarnation, self.fleet, self.dispatch, self._lifecycle, self.watchers, self.costs)
         self._catalogue_version, self._catalogue = self.fleet.version, self._new_catalogue()
-        self._intake = Intake(config, self.book, self.fleet, self.watchers, self._lifecycle, self._outbox, new_job_id)
+        window_s = config.admission_window_s if config.policy is PolicyName.SLACK else 0.0
+        self._door = Door(admission, window_s, self._lifecycle)
+        self._intake = Intake(
+            config, self.book, self.fleet, self.watchers, self._lifecycle, self._door, planner, self._outbox, new_job_id
+        )
 
     def handle(self, event: Event, now: float) -> list[Command]:
         """What is to be done about this event, at this time (Unix seconds)."""
@@ -74,7 +87,12 @@ class Core:
         elif isinstance(event, SendFailed):
             self._send_failed(event)
         self._pass_time(now)
+        self._door.open(now)
         self.dispatch.settle(now)
+        while hopeless := self.dispatch.hopeless():
+            for job in hopeless:
+                self._lifecycle.give_up(job, now)
+            self.dispatch.settle(now)
         if self._catalogue_version != self.fleet.version:
             self._catalogue_version, self._catalogue = self.fleet.version, self._new_catalogue()
         self.frontends.offer(self._catalogue)
@@ -82,7 +100,7 @@ class Core:
 
     def next_wake(self) -> float:
         """When time alone will change something (Unix seconds): `handle(Ticked())` is due then."""
-        times = (self._next_beat, self._lifecycle.graces.next(), self.dispatch.wake())
+        times = (self._next_beat, self._lifecycle.graces.next(), self.dispatch.wake(), self._door.next())
         return min(when for when in times if when is not None)
 
     def census(self) -> Census:
@@ -156,7 +174,14 @@ class Core:
             self._outbox.add(TellWorker(worker.peer, beat))
 
 
-def _policy(config: SchedulerConfig) -> Policy:
-    if config.policy is PolicyName.STATIC:
-        return Static(config.static_size, config.static_timeout_s)
-    return Fifo()
+def _policy(config: SchedulerConfig, planner: Planner, backlog: Backlog) -> tuple[Policy, Admission | None]:
+    """The policy of the settings, and who judges its jobs; None: all are accepted."""
+    name = config.policy
+    if name is PolicyName.STATIC:
+        return Static(config.static_size, config.static_timeout_s), None
+    if name in (PolicyName.SLACK, PolicyName.EDF_PREDICT):
+        shares = Shares()
+        policy = Slack(planner, backlog, shares, config.patience_s)
+        return policy, Admission(policy, shares, config.tier_infos())
+    by_deadline, drop = name is PolicyName.EDF_DROP, name in (PolicyName.EDF_DROP, PolicyName.FIFO_DROP)
+    return InOrder(by_deadline, drop), None

@@ -3,16 +3,18 @@
 1. Handlers only note what changed; `settle` decides, once an event, for the workers concerned alone.
 2. A latent is placed when a policy chooses it, and stays on its worker: parked ones have state there. What waits has none, so it
    stays free to go to whoever is ready first.
-3. Newcomers are shared out so that the workers concerned are loaded alike, the least loaded asked first.
-4. A membership is sent when it differs from the last one sent. Numbers ascend over all workers, so that a worker that was
+3. A policy that plans ahead may have a latent in a worker's line before the worker holds it, and may take one that has not begun from
+   one worker's line for another's.
+4. Newcomers are shared out so that the workers concerned are loaded alike, the least loaded asked first.
+5. A membership is sent when it differs from the last one sent. Numbers ascend over all workers, so that a worker that was
    lost and returns never sees an old one.
 """
 
 from collodion.scheduler.backlog import Backlog
-from collodion.scheduler.cost import CostTable
+from collodion.scheduler.cost_model import CostModel
 from collodion.scheduler.events import Outbox, TellWorker
 from collodion.scheduler.fleet import Fleet, Wish, Worker
-from collodion.scheduler.job import Latent
+from collodion.scheduler.job import Job, Latent
 from collodion.scheduler.policy import Policy, Situation
 from collodion.wire.to_worker import JobOrder, Membership
 
@@ -22,7 +24,9 @@ _UNSHARED = 1 << 30
 class Dispatch:
     """Decides and sends memberships."""
 
-    def __init__(self, incarnation: str, fleet: Fleet, policy: Policy, costs: CostTable, outbox: Outbox) -> None:
+    def __init__(
+        self, incarnation: str, fleet: Fleet, policy: Policy, backlog: Backlog, costs: CostModel, outbox: Outbox
+    ) -> None:
         self._incarnation = incarnation
         self._fleet = fleet
         self._policy = policy
@@ -31,21 +35,46 @@ class Dispatch:
         self._number = 0
         self._concerned: dict[bytes, Worker] = {}
         self._arrived: dict[tuple[str, str], None] = {}
-        self.backlog = Backlog()
+        self._hopeless: dict[str, Job] = {}
+        self.backlog = backlog
 
     def enqueue(self, latent: Latent) -> None:
-        """The latent waits for a worker from now on."""
+        """The latent waits for a worker from now on, unless it is in the line of one already."""
         latent.rank = self._policy.rank(latent)
+        if latent.planned is not None:
+            self.concern(self._fleet.workers[latent.planned])
+            return
         self.backlog.add(latent)
         self._arrived[latent.model, latent.key] = None
 
     def withdraw(self, latent: Latent) -> None:
         """The latent neither waits nor is held any longer."""
-        self.backlog.remove(latent)
+        self.set_aside(latent)
         if latent.worker is not None:
             worker = self._fleet.workers[latent.worker]
             worker.release(latent)
             self.concern(worker)
+
+    def set_aside(self, latent: Latent) -> None:
+        """The latent is not to run for now; a worker that holds it goes on to do so."""
+        self.backlog.remove(latent)
+        self._policy.forget(latent)
+        self.concern_holder(latent)
+
+    def lose(self, worker: Worker) -> None:
+        """The worker is gone; its latents are the caller's."""
+        self._policy.lose(worker)
+
+    def observe(self, worker: Worker, now: float) -> None:
+        """The worker reported how far it is."""
+        if worker.confirmed == worker.number:
+            self._policy.observe(worker, now)
+        self.concern(worker)
+
+    def hopeless(self) -> list[Job]:
+        """The jobs that the policy has given up since the last time."""
+        jobs, self._hopeless = list(self._hopeless.values()), {}
+        return jobs
 
     def concern(self, worker: Worker) -> None:
         """Something changed for this worker."""
@@ -58,6 +87,8 @@ class Dispatch:
 
     def settle(self, now: float) -> None:
         """Decides anew for all workers that are concerned."""
+        for worker in self._policy.prepare(now):
+            self.concern(worker)
         for worker in self._fleet.workers.values():
             if worker.wake is not None and worker.wake <= now:
                 self.concern(worker)
@@ -111,18 +142,30 @@ class Dispatch:
 
     def _decide(self, worker: Worker, now: float, share: int) -> None:
         choice = self._policy.choose(worker, Situation(self.backlog, self._costs, now), share)
+        if choice.hopeless:
+            self._hopeless.update((job.id, job) for job in choice.hopeless)
+            return
         for latent in choice.running:
-            if latent.worker is None:
-                self.backlog.remove(latent)
-                worker.take(latent)
+            self._place(latent, worker)
         worker.running, worker.wake = choice.running, choice.wake
         running = tuple(latent.id for latent in choice.running)
         chosen = set(running)
-        wish = running, tuple(latent_id for latent_id in worker.held if latent_id not in chosen)
+        wish = running, choice.caps, tuple(latent_id for latent_id in worker.held if latent_id not in chosen)
         if wish != worker.wish:
             self._number += 1
             worker.number = self._number
             self._send(worker, wish)
+
+    def _place(self, latent: Latent, worker: Worker) -> None:
+        if latent.worker == worker.peer:
+            return
+        if latent.worker is None:
+            self.backlog.remove(latent)
+        else:
+            holder = self._fleet.workers[latent.worker]
+            holder.release(latent)
+            self.concern(holder)
+        worker.take(latent)
 
     def _send(self, worker: Worker, wish: Wish) -> None:
         worker.wish = wish
@@ -136,7 +179,8 @@ class Dispatch:
                     worker=worker.incarnation,
                     number=worker.number,
                     running=wish[0],
-                    parked=wish[1],
+                    caps=wish[1],
+                    parked=wish[2],
                     orders=self._orders(worker),
                 ),
             )

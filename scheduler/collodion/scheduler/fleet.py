@@ -12,15 +12,15 @@ from collodion.scheduler.job import Latent
 from collodion.wire.jobs import LatentId, ModelInfo
 from collodion.wire.to_scheduler import WorkerState
 
-Wish = tuple[tuple[LatentId, ...], tuple[LatentId, ...]]
-"""The latents to run and those to hold, as the last membership said."""
+Wish = tuple[tuple[LatentId, ...], tuple[int, ...], tuple[LatentId, ...]]
+"""The latents to run, the caps, and the latents to hold, as the last membership said."""
 
 
 @dataclass(slots=True, eq=False)
 class Worker:
     """One worker process that is alive.
 
-    `cap` bounds its step batch; `running` is what was last chosen, in order of urgency; `number` is that of the last
+    `cap` bounds its step batch; `running` is its line, as last chosen; `number` is that of the last
     membership sent, `confirmed` of the last it applied; `known` are jobs whose order it has, `carried` the number of the
     first membership that told it of each other one; `wake` is when its policy wants to be asked again (Unix seconds).
     """
@@ -33,6 +33,9 @@ class Worker:
     cap: int
     max_resident: int
     heard: float
+    device_kind: str = ""
+    encode_batch: int = 1
+    decode_batch: int = 1
     model_names: frozenset[str] = frozenset()
     held: dict[LatentId, Latent] = field(default_factory=dict)
     running: tuple[Latent, ...] = ()
@@ -47,6 +50,10 @@ class Worker:
     def room(self) -> int:
         """How many more latents it can hold."""
         return self.max_resident - len(self.held)
+
+    def guided_rows(self, key: str) -> int:
+        """How many rows a latent of this batch key may take."""
+        return next((model.guided_rows for model in self.models if key.startswith(f"{model.name}/")), 1)
 
     def runnable(self) -> list[Latent]:
         """The latents it holds that a step batch may have, first to run first."""
@@ -98,6 +105,8 @@ class Fleet:
     def describe(self, worker: Worker, state: WorkerState) -> None:
         """Notes what it can do."""
         cap = max(0, min(state.max_batch, self._batch_cap or state.max_batch))
+        worker.device_kind = state.device_kind
+        worker.encode_batch, worker.decode_batch = max(1, state.encode_batch), max(1, state.decode_batch)
         if (worker.models, worker.cap, worker.max_resident) == (state.models, cap, state.max_resident):
             return
         self._unlist(worker)
@@ -124,9 +133,9 @@ class Fleet:
         """Every model ever seen, in that order, and how many workers have it now."""
         return tuple((model, len(self._of_model.get(name, {}))) for name, model in self._models.items())
 
-    def knows(self, model: str) -> bool:
-        """Whether a worker ever brought this model."""
-        return model in self._models
+    def info(self, model: str) -> ModelInfo | None:
+        """What is known of a model that a worker ever brought."""
+        return self._models.get(model)
 
     def _unlist(self, worker: Worker) -> None:
         for name in worker.model_names:

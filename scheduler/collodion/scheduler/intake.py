@@ -11,15 +11,18 @@ from collections.abc import Callable
 
 import msgspec
 
+from collodion.scheduler.admission import slo_of
 from collodion.scheduler.book import JobBook
 from collodion.scheduler.config import SchedulerConfig
+from collodion.scheduler.door import Door
 from collodion.scheduler.events import Outbox, TellFrontend
 from collodion.scheduler.fleet import Fleet
 from collodion.scheduler.frontends import Frontend
 from collodion.scheduler.ids import NewJobId
-from collodion.scheduler.job import new_job
+from collodion.scheduler.job import Job, new_job
 from collodion.scheduler.lifecycle import Lifecycle
 from collodion.scheduler.listing import page
+from collodion.scheduler.planner import Planner
 from collodion.scheduler.watchers import Call, Watchers
 from collodion.wire.jobs import JobSpec, Reason
 from collodion.wire.to_frontend import JobAnswer, Refused
@@ -48,15 +51,19 @@ class Intake:
         fleet: Fleet,
         watchers: Watchers,
         lifecycle: Lifecycle,
+        door: Door,
+        planner: Planner,
         outbox: Outbox,
         new_job_id: NewJobId,
     ) -> None:
         self._config = config
-        self._tiers = {tier.name: tier.slo_s for tier in config.tier_infos()}
+        self._tiers = {tier.name: tier for tier in config.tier_infos()}
         self._book = book
         self._fleet = fleet
         self._watchers = watchers
         self._lifecycle = lifecycle
+        self._door = door
+        self._planner = planner
         self._outbox = outbox
         self._new_job_id = new_job_id
         self._handlers: dict[type, Callable[..., None]] = {
@@ -85,20 +92,27 @@ class Intake:
         if not frontend.is_new(message.call):
             return
         spec = msgspec.structs.replace(message.spec, detach=message.spec.detach or not message.watch)
-        job_id = self._book.of_request(spec)
-        refusal = self._objection(spec, message.call) if job_id is None else self._reused(spec, job_id, message.call)
+        known = self._book.of_request(spec)
+        refusal = self._objection(spec, message.call) if known is None else _reused(spec, known[1], message.call)
         if refusal is not None:
             self._outbox.add(TellFrontend(frontend.peer, refusal))
             return
-        if job_id is None:
-            slo_s = self._tiers[spec.tier] if spec.slo_s is None else spec.slo_s
-            job = new_job(self._new_job_id(now), spec, now, slo_s)
-            job_id = job.id
-            self._lifecycle.accept(job)
+        job_id = known[0] if known is not None else self._enter(spec, now).id
         if message.watch:
             self._attach(frontend, message.call, job_id, now)
         else:
             self._answer(frontend, message.call, job_id, now)
+
+    def _enter(self, spec: JobSpec, now: float) -> Job:
+        info = self._fleet.info(spec.parameters.model)
+        assert info is not None, "it would have been refused"
+        tier = self._tiers[spec.tier]
+        slo_s = slo_of(tier, self._planner.alone_s(spec.parameters)) if spec.slo_s is None else spec.slo_s
+        job = new_job(self._new_job_id(now), spec, now, slo_s, info, tier.weight)
+        job.work_s = self._planner.least_s(job)
+        self._book.add(job)
+        self._door.ask(job, now)
+        return job
 
     def _watch(self, frontend: Frontend, message: WatchJob, now: float) -> None:
         if frontend.is_new(message.call) and self._found(frontend, message):
@@ -180,24 +194,37 @@ class Intake:
         self._refuse(frontend.peer, message.call, Reason.JOB_NOT_FOUND, f"there is no job {message.job[:64]}")
         return False
 
-    def _reused(self, spec: JobSpec, job_id: str, call: int) -> Refused | None:
-        if self._book.spec(job_id) == spec:
-            return None
-        return Refused(call, Reason.REQUEST_ID_REUSED, f"request_id {spec.request_id} was used for another request")
-
     def _objection(self, spec: JobSpec, call: int) -> Refused | None:
         asked = spec.parameters
         if not self._fleet.models():
             patience_s = self._config.beat_s * self._config.beats_missed
             return Refused(call, Reason.NO_WORKER, "no worker has come yet", patience_s)
-        if not self._fleet.knows(asked.model):
+        if self._fleet.info(asked.model) is None:
             return Refused(call, Reason.MODEL_NOT_FOUND, f"there is no model {asked.model[:64]}")
         if fault := self._fault(spec):
             return Refused(call, Reason.INVALID_FIELDS, fault)
-        tenant_jobs = self._book.live_of_tenant[spec.tenant]
-        if len(self._book.live) >= self._config.max_jobs or tenant_jobs >= self._config.max_jobs_per_tenant:
-            whose = "the tenant's" if tenant_jobs >= self._config.max_jobs_per_tenant else "the"
-            return Refused(call, Reason.QUEUE_FULL, f"{whose} queue is full", _QUEUE_FULL_RETRY_S)
+        return self._full(spec, call)
+
+    def _full(self, spec: JobSpec, call: int) -> Refused | None:
+        config, book, tenant = self._config, self._book, spec.tenant
+        workers = max(1, len(self._fleet.with_model(spec.parameters.model)))
+        bounds = (
+            ("the tenant's queue is full", book.live_of_tenant[tenant] >= config.max_jobs_per_tenant, 0.0),
+            ("the queue is full", len(book.live) >= config.max_jobs, 0.0),
+            (
+                "the tenant's queue holds too many seconds of work",
+                None,
+                book.work_s_of_tenant.get(tenant, 0.0) / workers - config.max_queue_s_per_tenant,
+            ),
+            (
+                "the queue holds too many seconds of work",
+                None,
+                sum(book.work_s_of_tenant.values()) / workers - config.max_queue_s,
+            ),
+        )
+        for message, by_count, excess_s in bounds:
+            if by_count or excess_s > 0:
+                return Refused(call, Reason.QUEUE_FULL, message, max(_QUEUE_FULL_RETRY_S, excess_s))
         return None
 
     def _fault(self, spec: JobSpec) -> str:
@@ -214,3 +241,9 @@ class Intake:
 
     def _refuse(self, peer: bytes, call: int, reason: Reason, message: str, retry_after_s: float | None = None) -> None:
         self._outbox.add(TellFrontend(peer, Refused(call, reason, message, retry_after_s)))
+
+
+def _reused(spec: JobSpec, asked: JobSpec, call: int) -> Refused | None:
+    if asked == spec:
+        return None
+    return Refused(call, Reason.REQUEST_ID_REUSED, f"request_id {spec.request_id} was used for another request")

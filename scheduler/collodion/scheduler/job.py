@@ -9,8 +9,10 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import msgspec
+
 from collodion.scheduler.transitions import ACTIVE, JOB_TRANSITIONS, LATENT_ENDS, LATENT_TRANSITIONS, check
-from collodion.wire.jobs import Failure, JobSpec, JobState, LatentId, Stage, StoredImage
+from collodion.wire.jobs import Failure, JobSpec, JobState, LatentId, ModelInfo, Stage, StoredImage
 
 Rank = tuple[float, str, int]
 """Sorts latents in a policy's order, the first to run first; ends in job and image, so that no two are equal."""
@@ -23,7 +25,7 @@ LOSSES_ALLOWED = 2
 class Latent:
     """One image in the making.
 
-    `worker` is the peer that holds it, `since` the number of the first membership that named it there (0: none was sent
+    `worker` is the peer that holds it, `planned` the peer in whose line it is (it may not be held there yet), `since` the number of the first membership that named it there (0: none was sent
     yet), `losses` how many workers died while they ran it, `ticket` its valid entry in the backlog (0: it does not wait).
     """
 
@@ -34,6 +36,7 @@ class Latent:
     steps: int = 0
     previewed: int = 0
     worker: bytes | None = None
+    planned: bytes | None = None
     since: int = 0
     losses: int = 0
     ticket: int = 0
@@ -55,6 +58,11 @@ class Latent:
     def model(self) -> str:
         """The model that draws it."""
         return self.job.spec.parameters.model
+
+    @property
+    def evaluations_left(self) -> int:
+        """How many model calls it has to go; at least one until its worker says that it is past its last."""
+        return max(1, self.job.evaluations - self.evaluations)
 
     @property
     def ended(self) -> bool:
@@ -81,6 +89,8 @@ class Job:
     """One accepted request that has not ended. Times are Unix seconds.
 
     `acknowledged` once it is durable and clients may know of it; `parked_until` is the end of the grace while it is PARKED.
+    `evaluations` and `rows` are those of each image. `work_s` is the device time that it
+    takes in the best of company. `promised` while its deadline is one that has to be kept.
     `running_s` sums the time up to `active_since` during which at least one latent was in a batch.
     """
 
@@ -89,6 +99,11 @@ class Job:
     created: float
     deadline: float | None
     key: str
+    evaluations: int
+    rows: int
+    weight: float = 1.0
+    work_s: float = 0.0
+    promised: bool = False
     state: JobState = JobState.QUEUED
     acknowledged: bool = False
     parked_until: float | None = None
@@ -105,6 +120,12 @@ class Job:
         """Goes to another state. Raises IllegalTransition."""
         check(JOB_TRANSITIONS, self.state, state)
         self.state = state
+
+    def take_steps(self, steps: int, evaluations: int) -> None:
+        """Is to have other steps than were asked for. Only before anything ran."""
+        parameters = msgspec.structs.replace(self.spec.parameters, steps=steps)
+        self.spec = msgspec.structs.replace(self.spec, parameters=parameters)
+        self.evaluations = evaluations
 
     def count_active(self, change: int, now: float) -> None:
         """One latent more or less is in a batch: starts and stops the job's clock."""
@@ -127,9 +148,18 @@ class Job:
         return (latent for latent in self.latents if not latent.ended)
 
 
-def new_job(job_id: str, spec: JobSpec, now: float, slo_s: float | None) -> Job:
-    """A queued job with its latents; `slo_s` is the one granted."""
-    deadline = None if slo_s is None else now + slo_s
-    job = Job(id=job_id, spec=spec, created=now, deadline=deadline, key=spec.parameters.batch_key)
+def new_job(job_id: str, spec: JobSpec, now: float, slo_s: float | None, info: ModelInfo, weight: float = 1.0) -> Job:
+    """A queued job with its latents; `slo_s` and `weight` are those granted."""
+    asked = spec.parameters
+    job = Job(
+        id=job_id,
+        spec=spec,
+        created=now,
+        deadline=None if slo_s is None else now + slo_s,
+        key=asked.batch_key,
+        evaluations=info.evaluations_of(asked),
+        rows=info.rows_of(asked),
+        weight=weight,
+    )
     job.latents = tuple(Latent(LatentId(job_id, image), job) for image in range(spec.parameters.images))
     return job

@@ -6,6 +6,7 @@
 """
 
 import logging
+from collections.abc import Callable
 
 from collodion.scheduler.book import JobBook
 from collodion.scheduler.dispatch import Dispatch
@@ -17,7 +18,15 @@ from collodion.scheduler.transitions import JOB_ENDS, LATENT_ENDS, LATENT_TRANSI
 from collodion.scheduler.views import Standing, standing
 from collodion.scheduler.watchers import Watchers
 from collodion.wire.jobs import Failure, JobState, Reason, Stage
-from collodion.wire.to_frontend import ImageFailed, ImageStored, JobAnswer, Progressed, StageChanged, Warned
+from collodion.wire.to_frontend import (
+    ImageFailed,
+    ImageStored,
+    JobAnswer,
+    Progressed,
+    Refused,
+    StageChanged,
+    Warned,
+)
 from collodion.wire.to_scheduler import LatentReport
 
 _WARNINGS_TOLD = 32
@@ -45,11 +54,28 @@ class Lifecycle:
 
     # -------------------------------------------------------------- acceptance
 
-    def accept(self, job: Job) -> None:
-        """Enters a new job; it goes on when it is persisted."""
-        view = standing(job).view
-        self._book.add(job)
-        self._outbox.add(Persist(view))
+    def accept(self, job: Job, warning: tuple[str, str] | None = None) -> None:
+        """A job that is in the book is accepted; it goes on when it is persisted."""
+        if warning is not None:
+            job.warned.add(warning)
+        self._outbox.add(Persist(standing(job).view))
+
+    def refuse(self, job: Job, refused: Callable[[int], Refused]) -> None:
+        """A job that is in the book, and was told to nobody, is refused; `refused` makes the answer to a call."""
+        for peer, call in job.answers_due:
+            self._outbox.add(TellFrontend(peer, refused(call)))
+        for watcher in self._watchers.of_job(job.id):
+            self._outbox.add(TellFrontend(watcher.peer, refused(watcher.number)))
+            self._watchers.remove(watcher)
+        self._book.remove(job)
+        _log.info("refused a job", extra={"job": job.id, "tenant": job.spec.tenant, "tier": job.spec.tier})
+
+    def give_up(self, job: Job, now: float) -> None:
+        """The job cannot meet its deadline any more, and the policy drops such jobs."""
+        failure = Failure(Reason.HOPELESS, "it could not meet its deadline any more")
+        for latent in list(job.unfinished()):
+            if not latent.ended:
+                self._stop(latent, failure, now)
 
     def acknowledge(self, job_id: str, now: float) -> None:
         """The job is durable: those who wait for it are answered, and its latents wait for workers."""
@@ -64,6 +90,8 @@ class Lifecycle:
         job.answers_due.clear()
         for watcher in self._watchers.of_job(job.id):
             self._watchers.update(watcher, shown, now)
+        for warning in job.warned:
+            self._watchers.tell(job.id, Warned(*warning), now)
         for latent in job.latents:
             self._line_up(latent)
 
@@ -78,9 +106,9 @@ class Lifecycle:
             job.parked_until = now + grace_s
             self.graces.add(job.parked_until, job.id)
             self._book.enter(job, JobState.PARKED)
+            job.promised = False  # a promise is kept to who waits for it
             for latent in job.latents:
-                self._dispatch.backlog.remove(latent)
-                self._dispatch.concern_holder(latent)
+                self._dispatch.set_aside(latent)
             _log.info("parked a job", extra={"job": job.id, "grace_s": grace_s})
 
     def watched(self, job_id: str) -> None:
@@ -126,6 +154,7 @@ class Lifecycle:
     def lose(self, latent: Latent, by_death: bool, now: float) -> None:
         """Its worker is gone: it begins anew elsewhere, unless it seems to be what kills workers."""
         latent.worker, latent.since = None, 0
+        self._dispatch.set_aside(latent)
         latent.evaluations = latent.steps = latent.previewed = 0
         latent.losses += by_death
         if latent.losses > LOSSES_ALLOWED:

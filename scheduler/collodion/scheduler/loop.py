@@ -38,6 +38,7 @@ from collodion.scheduler.events import (
 from collodion.scheduler.ids import JobIds
 from collodion.scheduler.journal import JobStore
 from collodion.scheduler.metrics import Metrics
+from collodion.scheduler.profiles import prime
 from collodion.wire.sockets import RouterSocket
 from collodion.wire.to_scheduler import FromFrontend, FromWorker
 
@@ -65,6 +66,7 @@ class Loop:
         self._metrics = metrics
         self._clock = SteadyClock()
         self._core = Core(config, uuid.uuid4().hex, JobIds(secrets.randbits), self._clock())
+        prime(self._core.costs, config.profiles)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._frontends: RouterSocket[FromFrontend] = RouterSocket(
             self._context,

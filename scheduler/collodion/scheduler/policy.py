@@ -1,28 +1,33 @@
 """Policies: which latents a worker is to run next.
 
-1. A policy sees the worker with what it holds, the latents that wait, the cost table and the time, and changes none of them.
+1. A policy sees the worker with what it holds, the latents that wait, the cost model and the time, and changes none of them.
    What it chooses from the backlog is placed on the worker, and stays there.
-2. A choice has one batch key and at most `worker.cap` latents, and takes at most min(worker.room, share) from the backlog.
+2. A choice is a line: the worker goes through it by the rule of `Membership`. It takes at most min(worker.room, share) from the backlog.
 3. It is asked again after every change that concerns the worker, and at `wake`.
+4. A policy that plans ahead is told what its plans have to know of (`observe`, `forget`, `lose`), and puts them in order in `prepare`, before
+   it is asked. The others inherit from `Unplanned`.
 """
 
-import itertools
 from dataclasses import dataclass
 from typing import Protocol
 
 from collodion.scheduler.backlog import Backlog
-from collodion.scheduler.cost import CostTable
+from collodion.scheduler.cost_model import CostModel
 from collodion.scheduler.fleet import Worker
-from collodion.scheduler.job import Latent, Rank
-from collodion.wire.jobs import Stage
+from collodion.scheduler.job import Job, Latent, Rank
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The step batch, most urgent first; `wake` (Unix seconds) is when time alone may change it."""
+    """The line, most urgent first, and the size of the step batch while each of it leads (empty: no bound but the worker's).
+
+    `wake` (Unix seconds) is when time alone may change it. `hopeless` are jobs that are to be dropped: then the rest does not count.
+    """
 
     running: tuple[Latent, ...] = ()
+    caps: tuple[int, ...] = ()
     wake: float | None = None
+    hopeless: tuple[Job, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +35,7 @@ class Situation:
     """What all policies may look at besides the worker; `now` is Unix seconds."""
 
     backlog: Backlog
-    costs: CostTable
+    costs: CostModel
     now: float
 
 
@@ -44,108 +49,40 @@ class Policy(Protocol):
         """Whether this waiting latent may change the worker's choice. Asked of every worker at every arrival: O(1)."""
 
     def choose(self, worker: Worker, situation: Situation, share: int) -> Choice:
-        """The worker's step batch; `share` is what it may take of the backlog without robbing its peers."""
+        """The worker's line; `share` is what it may take of the backlog without robbing its peers."""
+
+    def prepare(self, now: float) -> list[Worker]:
+        """Puts its plans in order; the workers that are to be decided anew for it."""
+
+    def observe(self, worker: Worker, now: float) -> None:
+        """The worker reported how far it is in the line that it was sent last."""
+
+    def forget(self, latent: Latent) -> None:
+        """The latent ended, is set aside, or lost its worker."""
+
+    def lose(self, worker: Worker) -> None:
+        """The worker is gone."""
+
+    def finish(self, job: Job) -> float | None:
+        """When the job will be finished (Unix seconds), if that is planned."""
 
 
-class Fifo:
-    """Step-level, first come first served: the batch key of the oldest latent, and all of that key by age."""
+class Unplanned:
+    """What a policy that does not plan ahead has to say of plans."""
 
-    def rank(self, latent: Latent) -> Rank:
-        """Its age."""
-        return 0.0, latent.id.job, latent.id.image
+    def prepare(self, now: float) -> list[Worker]:  # noqa: ARG002 - the protocol's
+        """Nothing to put in order."""
+        return []
 
-    def concerns(self, worker: Worker, latent: Latent) -> bool:
-        """If it may join the batch, or is older than all of it."""
-        if worker.cap < 1 or worker.room < 1:
-            return False
-        if not worker.running or latent.rank < worker.running[0].rank:
-            return True
-        return len(worker.running) < worker.cap and worker.running[0].key == latent.key
+    def observe(self, worker: Worker, now: float) -> None:
+        """Nothing to compare with."""
 
-    def choose(self, worker: Worker, situation: Situation, share: int) -> Choice:
-        """See the class."""
-        held = worker.runnable()
-        takes = min(worker.room, share, worker.cap)
-        waiting = situation.backlog.head(worker.model_names) if takes > 0 else None
-        heads = [*held[:1], *([waiting] if waiting else [])]
-        if not heads:
-            return Choice()
-        oldest = min(heads, key=_rank)
-        if oldest.suspect and _decodes(worker):
-            return Choice()  # should it kill the worker, it is to be plain that it was this one
-        mine = _of_key(held, oldest.key)
-        newcomers = situation.backlog.first(oldest.model, oldest.key, min(takes, 1))
-        if newcomers:
-            # Only those that will be chosen are taken out: with a full batch that is none, whatever waits.
-            ahead = sum(latent.rank < newcomers[0].rank for latent in mine)
-            newcomers = situation.backlog.first(oldest.model, oldest.key, min(takes, worker.cap - ahead))
-        return Choice(tuple(sorted([*mine, *newcomers], key=_rank)[: worker.cap]))
+    def forget(self, latent: Latent) -> None:
+        """It was in no plan."""
 
+    def lose(self, worker: Worker) -> None:
+        """It had no plan."""
 
-class Static:
-    """Whole-request batches: what most servers do, and the baseline to be measured against.
-
-    A batch of waiting jobs of one key starts on an idle worker when `size` latents wait or the oldest waited `timeout_s`. Then
-    it is closed: nobody joins until all its latents are done. A job goes into a batch with all its images, or in parts of the
-    worker's `cap` if it has more than that.
-    """
-
-    def __init__(self, size: int, timeout_s: float) -> None:
-        self._size = size
-        self._timeout_s = timeout_s
-
-    def rank(self, latent: Latent) -> Rank:
-        """Its age."""
-        return 0.0, latent.id.job, latent.id.image
-
-    def concerns(self, worker: Worker, latent: Latent) -> bool:  # noqa: ARG002 - the protocol's
-        """If the worker is idle."""
-        return not worker.running and worker.cap > 0 and worker.room > 0
-
-    def choose(self, worker: Worker, situation: Situation, share: int) -> Choice:  # noqa: ARG002 - a request is whole
-        """See the class; a whole request is not divided by `share`."""
-        held = worker.runnable()
-        if held:
-            return Choice(tuple(_of_key(held, held[0].key)[: worker.cap]))
-        # Latents of jobs that were set aside do not keep a batch closed: they may never come back.
-        if _decodes(worker):
-            return Choice()
-        return self._start(worker, situation)
-
-    def _start(self, worker: Worker, situation: Situation) -> Choice:
-        ready: Latent | None = None
-        wake: float | None = None
-        full = min(self._size, worker.cap)
-        for model in worker.model_names:
-            for _, count, oldest in situation.backlog.keys(model):
-                due = oldest.job.created + self._timeout_s
-                if count < full and situation.now < due:
-                    wake = due if wake is None else min(wake, due)
-                elif ready is None or oldest.rank < ready.rank:
-                    ready = oldest
-        return Choice(self._requests(worker, ready, situation.backlog), wake) if ready else Choice(wake=wake)
-
-    def _requests(self, worker: Worker, oldest: Latent, backlog: Backlog) -> tuple[Latent, ...]:
-        """Whole jobs of one key, by age, as many as fit the batch; of the first as much as fits the worker."""
-        most = min(worker.cap, worker.room)
-        fit = min(self._size, most)
-        waiting = backlog.first(oldest.model, oldest.key, most + 1)
-        batch: list[Latent] = []
-        for _, group in itertools.groupby(waiting, key=lambda latent: latent.id.job):
-            images = list(group)
-            if batch and len(batch) + len(images) > fit:
-                break
-            batch += images[:most]
-        return tuple(batch)
-
-
-def _rank(latent: Latent) -> Rank:
-    return latent.rank
-
-
-def _decodes(worker: Worker) -> bool:
-    return any(latent.stage is Stage.DECODING for latent in worker.held.values())
-
-
-def _of_key(latents: list[Latent], key: str) -> list[Latent]:
-    return [latent for latent in latents if latent.key == key]
+    def finish(self, job: Job) -> float | None:  # noqa: ARG002 - the protocol's
+        """Nothing is planned."""
+        return None

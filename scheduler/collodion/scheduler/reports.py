@@ -9,7 +9,7 @@
 
 import logging
 
-from collodion.scheduler.cost import CostTable
+from collodion.scheduler.cost_model import CostModel
 from collodion.scheduler.dispatch import Dispatch
 from collodion.scheduler.fleet import Fleet, Worker
 from collodion.scheduler.job import Latent
@@ -33,7 +33,7 @@ class Reports:
         dispatch: Dispatch,
         lifecycle: Lifecycle,
         watchers: Watchers,
-        costs: CostTable,
+        costs: CostModel,
     ) -> None:
         self._incarnation = incarnation
         self._fleet = fleet
@@ -67,10 +67,11 @@ class Reports:
     def lose(self, worker: Worker, by_death: bool, now: float) -> None:
         """The worker is dead or left: what it held waits for others."""
         self._fleet.remove(worker)
+        self._dispatch.lose(worker)
         held, worker.held = list(worker.held.values()), {}
         _log.warning("lost a worker", extra={"worker": worker.name, "died": by_death, "latents": len(held)})
         for latent in held:
-            ran = latent in worker.running or latent.stage in ACTIVE
+            ran = latent in worker.running[: worker.cap] or latent.stage in ACTIVE
             self._lifecycle.lose(latent, by_death and ran, now)
 
     def _found(self, peer: bytes, state: WorkerState, now: float) -> Worker:
@@ -96,12 +97,12 @@ class Reports:
 
     def _report(self, worker: Worker, report: WorkerReport, now: float) -> None:
         for lane in report.lanes:
-            self._costs.learn(lane.lane, lane.key, lane.batch, lane.seconds)
+            self._costs.learn(worker.device_kind, lane.lane, lane.key, lane.batch, lane.seconds)
         if report.scheduler != self._incarnation:
             return
         worker.confirm(report.membership)
         self._progress(worker, report.membership, report.latents, now)
-        self._dispatch.concern(worker)
+        self._dispatch.observe(worker, now)
         # An older membership may have lacked what a later one, under way, brings.
         if report.missing and report.membership == worker.number:
             missing = frozenset(report.missing)

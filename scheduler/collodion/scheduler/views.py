@@ -40,6 +40,7 @@ def standing(job: Job, place: int = 0, predicted_finish: float | None = None, en
         failure=job.failure if ended is not None else None,
         timings=None if ended is None else _timings(job, ended),
         deadline_met=None if ended is None else _deadline_met(job, ended),
+        promised=job.promised,
     )
     failures = tuple((latent.id.image, latent.failure) for latent in job.latents if latent.failure)
     return Standing(view, failures)

@@ -1,0 +1,148 @@
+"""Can this deadline be kept without making a promised job late? Yes, and then it is promised; or what could be promised instead.
+
+1. Jobs that come within one window are judged together, those worth most for their device time first.
+2. A job that cannot be promised is, by its own wish, refused with a counter-offer, promised with fewer steps, or accepted without a promise.
+3. Judging costs time, and that is bounded: each second has a budget of latents that may be played forward. Once that is spent a job is tried
+   on one worker only, and counter-offers are those that cost nothing. That is as safe, and promises less.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from collodion.scheduler.job import Job
+from collodion.scheduler.planner import Planner, Trial
+from collodion.scheduler.shares import Shares
+from collodion.scheduler.slack import Slack
+from collodion.wire.jobs import DeadlinePolicy, Reason
+from collodion.wire.to_frontend import CounterOffer, TierInfo
+
+_BUDGET = 20_000
+"""Latents that may be played forward in a second before judging gets cheaper: about 0.2 s of it."""
+_STEPS_TRIED = 6
+_OFFER_SPARE = 1.05
+"""A counter-offer is a little later than predicted, so that it still holds when it is taken up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What becomes of a job. No `reason`: it is accepted, as it now stands; `warning` tells of what was changed."""
+
+    job: Job
+    reason: Reason | None = None
+    message: str = ""
+    retry_after_s: float | None = None
+    offer: CounterOffer | None = None
+    warning: str = ""
+
+
+class Admission:
+    """Judges jobs that have a deadline."""
+
+    def __init__(self, policy: Slack, shares: Shares, tiers: Sequence[TierInfo]) -> None:
+        self._policy = policy
+        self._planner: Planner = policy.planner
+        self._shares = shares
+        self._tiers = tiers
+        self._spent = 0
+        self._second = 0.0
+
+    def judge(self, jobs: Sequence[Job], now: float) -> list[Verdict]:
+        """All of them, in the order in which they are promised."""
+        for job in jobs:
+            self._shares.ask(job.spec.tenant, self._planner.least_s(job), now)
+        return [self._judge(job, now) for job in sorted(jobs, key=lambda job: -self._worth(job))]
+
+    def _worth(self, job: Job) -> float:
+        return job.weight / (self._planner.least_s(job) or 1.0)
+
+    def _judge(self, job: Job, now: float) -> Verdict:
+        if job.deadline is None:
+            return Verdict(job)
+        if self._shares.may(job.spec.tenant, self._planner.least_s(job), now):
+            if self._promise(job, now):
+                return Verdict(job)
+            if job.spec.deadline_policy is DeadlinePolicy.DEGRADE and self._degrade(job, now):
+                return Verdict(job, warning=f"{job.spec.parameters.steps} steps, so that the deadline is met")
+        if job.spec.deadline_policy is DeadlinePolicy.BEST_EFFORT:
+            self._policy.hope(job)
+            return Verdict(job)
+        return self._refusal(job, now)
+
+    def _promise(self, job: Job, now: float) -> bool:
+        trials = self._trials(job, now)
+        if trials is not None:
+            self._policy.promise(job, trials, now)
+        return trials is not None
+
+    def _trials(self, job: Job, now: float) -> tuple[Trial, ...] | None:
+        if now >= self._second + 1.0:
+            self._second, self._spent = now, 0
+        before = self._planner.played
+        trials = self._planner.trials(job, now, workers=1 if self._spent >= _BUDGET else 3)
+        self._spent += self._planner.played - before
+        return trials
+
+    def _degrade(self, job: Job, now: float) -> bool:
+        asked = job.spec
+        steps = self._most_steps(job, asked.min_steps, now)
+        if steps is None:
+            return False
+        self._take_steps(job, steps)
+        return self._promise(job, now)
+
+    def _most_steps(self, job: Job, least: int, now: float) -> int | None:
+        """The most steps, fewer than asked for, that could be promised; None if even `least` could not."""
+        asked = job.spec.parameters.steps
+        low, high = least, asked - 1
+        best = None
+        try:
+            for _ in range(_STEPS_TRIED):
+                if low > high:
+                    break
+                steps = low if best is None else (low + high + 1) // 2
+                self._take_steps(job, steps)
+                if self._trials(job, now) is None:
+                    if best is None:
+                        break
+                    high = steps - 1
+                else:
+                    best, low = steps, steps + 1
+        finally:
+            self._take_steps(job, asked)
+        return best
+
+    def _take_steps(self, job: Job, steps: int) -> None:
+        job.take_steps(steps, self._planner.evaluations(job, steps))
+
+    def _refusal(self, job: Job, now: float) -> Verdict:
+        finish = self._planner.finish_without_promise(job, now)
+        if finish is None:
+            return Verdict(
+                job, Reason.DEADLINE_INFEASIBLE, "nothing can be promised: what this model costs is not known yet", 1.0
+            )
+        finish = now + (finish - now) * _OFFER_SPARE
+        assert job.deadline is not None
+        late_s = max(0.0, finish - job.deadline)
+        offer = CounterOffer(
+            finish=finish,
+            steps=self._most_steps(job, 1, now),
+            tier=self._tier(job, finish - now),
+        )
+        message = f"it cannot be promised by its deadline; as asked it could be done {late_s:.1f} s later"
+        return Verdict(job, Reason.DEADLINE_INFEASIBLE, message, max(late_s, 0.1), offer)
+
+    def _tier(self, job: Job, needs_s: float) -> str | None:
+        """The first tier whose default SLO is long enough; one without a deadline always is."""
+        alone_s = self._planner.alone_s(job.spec.parameters)
+        for tier in self._tiers:
+            slo_s = slo_of(tier, alone_s)
+            if tier.name != job.spec.tier and (slo_s is None or slo_s >= needs_s):
+                return tier.name
+        return None
+
+
+def slo_of(tier: TierInfo, alone_s: float | None) -> float | None:
+    """The tier's default in seconds; None if it has none, or it depends on costs that are not known."""
+    if tier.slo_scale is not None:
+        return None if alone_s is None else tier.slo_scale * alone_s
+    return tier.slo_s

@@ -1,0 +1,202 @@
+"""Where a job can be promised: its images are tried in the lines of a few workers, by the rule that will run them.
+
+1. A job is promised only if a play of every line that it joins has nobody late in it. Then that line is adopted: by induction no promise
+   breaks while costs are exact.
+2. A job goes whole to the worker that would finish it first; only if none can is it dealt out over more of them.
+3. What is not promised gives way: where the line is too slow with it, it is tried without.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from collodion.scheduler.cost_model import CostModel
+from collodion.scheduler.fleet import Fleet, Worker
+from collodion.scheduler.job import Job, Latent
+from collodion.scheduler.planning import NEVER, KeyCosts, Play, Task
+from collodion.scheduler.plans import WorkerCosts, WorkerPlan, place
+from collodion.wire.jobs import Parameters
+
+_WORKERS_TRIED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A line that a worker could go on with, and its play."""
+
+    plan: WorkerPlan
+    line: tuple[Task, ...]
+    play: Play
+    tasks: tuple[Task, ...]
+
+    @property
+    def finish(self) -> float:
+        """When the last of the new tasks is finished (Unix seconds)."""
+        return max((self.play.finished[task] for task in self.tasks), default=self.play.time)
+
+
+class Planner:
+    """The plans of all workers."""
+
+    def __init__(self, fleet: Fleet, model: CostModel) -> None:
+        self._fleet = fleet
+        self._model = model
+        self.plans: dict[bytes, WorkerPlan] = {}
+        self.played = 0
+
+    # -------------------------------------------------------------- plans
+
+    def plan(self, worker: Worker, now: float) -> WorkerPlan:
+        """The worker's plan, brought up to now."""
+        plan = self.plans.get(worker.peer)
+        if plan is None or plan.worker is not worker:
+            plan = self.plans[worker.peer] = WorkerPlan(worker, WorkerCosts(worker, self._model), now)
+        plan.advance(now)
+        return plan
+
+    def lose(self, worker: Worker) -> None:
+        """The worker is gone, and its plan with it."""
+        if (plan := self.plans.pop(worker.peer, None)) is not None:
+            for task in plan.tasks.values():
+                task.latent.planned = None
+
+    def plan_of(self, latent: Latent) -> WorkerPlan | None:
+        """The plan whose line the latent is in."""
+        return self.plans.get(latent.planned) if latent.planned is not None else None
+
+    def finish(self, job: Job) -> float | None:
+        """When the job's images will all be finished by the plans they are in; None if one of them is in none."""
+        latest = 0.0
+        for latent in job.unfinished():
+            plan = self.plan_of(latent)
+            if plan is None or plan.tasks[latent.id].finish == NEVER:
+                return None
+            latest = max(latest, plan.tasks[latent.id].finish)
+        return latest or None
+
+    # -------------------------------------------------------------- what a job takes
+
+    def alone_s(self, parameters: Parameters) -> float | None:
+        """What one image would take on the fastest worker that has the model, were it idle; None while costs are unknown."""
+        info = self._fleet.info(parameters.model)
+        if info is None:
+            return None
+        evaluations, rows = info.evaluations_of(parameters), info.rows_of(parameters)
+        known = (self._costs(worker, parameters.batch_key) for worker in self._fleet.with_model(parameters.model))
+        return min((costs.alone_s(evaluations, rows) for costs in known if costs is not None), default=None)
+
+    def evaluations(self, job: Job, steps: int) -> int:
+        """How many model calls the job's images take with so many steps."""
+        info = self._fleet.info(job.spec.parameters.model)
+        assert info is not None, "a job was accepted for a model that was never seen"
+        return info.evaluations_of(msgspec.structs.replace(job.spec.parameters, steps=steps))
+
+    def least_s(self, job: Job) -> float:
+        """The device time that the job's images take in the best of company, on the fastest worker; 0 while unknown."""
+        known = (self._costs(worker, job.key) for worker in self._fleet.with_model(job.spec.parameters.model))
+        each = min((costs.least_s(job.evaluations, job.rows) for costs in known if costs is not None), default=0.0)
+        return each * len(job.latents)
+
+    # -------------------------------------------------------------- placing
+
+    def trials(self, job: Job, now: float, workers: int = _WORKERS_TRIED) -> tuple[Trial, ...] | None:
+        """Lines that have all unfinished images of the job in them, promised, and nobody late; None if none was found.
+
+        Images that a worker holds, or has in its line, stay with it.
+        """
+        bound: dict[bytes, list[Latent]] = {}
+        free: list[Latent] = []
+        for latent in job.unfinished():
+            peer = latent.worker or latent.planned
+            (free if peer is None else bound.setdefault(peer, [])).append(latent)
+        plans = self._candidates(job, now)
+        if bound.keys() - {plan.worker.peer for plan in plans}:
+            return None
+        if not free:
+            return self._all(plans, [], bound)
+        whole = [found for plan in plans[:workers] if (found := self._all(plans, [(plan, free)], bound))]
+        if whole:
+            return min(whole, key=lambda trials: max(trial.finish for trial in trials))
+        among = 2
+        while len(free) > 1 and among < 2 * min(len(plans), len(free)):
+            chosen = plans[: min(among, len(free))]
+            dealt = [(plan, free[index :: len(chosen)]) for index, plan in enumerate(chosen)]
+            if found := self._all(plans, dealt, bound):
+                return found
+            among *= 2
+        return None
+
+    def trial(self, plan: WorkerPlan, latents: Sequence[Latent], promised: bool = True) -> Trial | None:
+        """The plan's line with these latents in it, without its fillers if need be; None if a promise would break."""
+        names = {latent.id for latent in latents}
+        line = [task for task in plan.position.order if task.latent.id not in names]
+        if not plan.has_space(sum(latent.worker is None for latent in latents)):
+            return None
+        tasks = tuple(self.task(plan, latent, promised) for latent in latents if not plan.is_past_steps(latent))
+        bare = sorted((*(task for task in line if task.promised), *tasks), key=place)
+        full = sorted((*line, *tasks), key=place)
+        for attempt in (full, bare) if len(bare) < len(full) else (full,):
+            self.played += len(attempt)
+            if (play := plan.predicted(attempt)) is not None:
+                return Trial(plan, tuple(attempt), play, tasks)
+        return None
+
+    def commit(self, trials: Iterable[Trial]) -> list[Worker]:
+        """Adopts the lines; the workers concerned."""
+        concerned = []
+        for trial in trials:
+            trial.plan.drop_fillers(unless_in=trial.line)
+            trial.plan.adopt(trial.play, trial.line)
+            concerned.append(trial.plan.worker)
+        return concerned
+
+    def finish_without_promise(self, job: Job, now: float) -> float | None:
+        """When the job would be finished behind all that is promised (Unix seconds); None while its costs are unknown."""
+        best: float | None = None
+        for plan in self._candidates(job, now)[:_WORKERS_TRIED]:
+            tasks = [self.task(plan, latent, False) for latent in job.unfinished()]
+            line = [*plan.promised, *tasks]
+            self.played += len(line)
+            play = plan.predicted(line, only_if_kept=False)
+            assert play is not None
+            finish = max((play.finished[task] for task in tasks), default=now)
+            best = finish if best is None else min(best, finish)
+        return best
+
+    def task(self, plan: WorkerPlan, latent: Latent, promised: bool) -> Task:
+        """The latent as a task of this plan."""
+        job = latent.job
+        due = NEVER if job.deadline is None else job.deadline - plan.costs[job.key].store
+        known = plan.tasks.get(latent.id)
+        left = latent.evaluations_left if known is None else known.left
+        return Task(latent, job.id, job.key, job.rows, left, due, promised)
+
+    def _all(
+        self,
+        plans: Sequence[WorkerPlan],
+        dealt: Sequence[tuple[WorkerPlan, list[Latent]]],
+        bound: Mapping[bytes, list[Latent]],
+    ) -> tuple[Trial, ...] | None:
+        """One trial for each plan that has some of the images; None if one fails."""
+        wanted = {plan.worker.peer: list(latents) for plan, latents in dealt}
+        for peer, latents in bound.items():
+            wanted[peer] = [*wanted.get(peer, []), *latents]
+        found: list[Trial] = []
+        for plan in plans:
+            if latents := wanted.get(plan.worker.peer, []):
+                trial = self.trial(plan, latents)
+                if trial is None:
+                    return None
+                found.append(trial)
+        return tuple(found)
+
+    def _candidates(self, job: Job, now: float) -> list[WorkerPlan]:
+        """The workers that know what the job's key costs, the one that is free first before others."""
+        workers = self._fleet.with_model(job.spec.parameters.model)
+        known = [plan for worker in workers if (plan := self.plan(worker, now)).costs.of(job.key) is not None]
+        return sorted(known, key=lambda plan: plan.end + plan.costs[job.key].least_s(job.evaluations, job.rows))
+
+    def _costs(self, worker: Worker, key: str) -> KeyCosts | None:
+        plan = self.plans.get(worker.peer)
+        return (plan.costs if plan is not None else WorkerCosts(worker, self._model)).of(key)

@@ -1,0 +1,190 @@
+"""The rule by which a worker goes on by itself, run forward: where it will be, and when each latent will be finished.
+
+1. The rule is that of `Membership` (wire/to_worker.py): at each boundary decode, find the window, encode, step. What dispatches is what
+   predicts: the order sent to a worker is the order played here.
+2. While nothing changes in the window its evaluations are one stride, so a play costs by the latents that finish, not by evaluations.
+3. Times are Unix seconds. Finished means stored: decoded, and the time that storing takes.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from collodion.scheduler.job import Latent
+
+NEVER = math.inf
+_TOLERANCE_S = 1e-6  # of sums of floats; a promise is not refused for it
+
+
+@dataclass(slots=True, eq=False)
+class Task:
+    """What a plan knows of a latent: the evaluations it has left, and by when it is wanted (NEVER: no deadline).
+
+    `rows` is its share of a model call; `due` is its deadline less the time that storing takes; `promised` whether that is
+    to be kept. `finish` is when the last play that was adopted had it finished.
+    """
+
+    latent: Latent
+    job: str
+    key: str
+    rows: int
+    left: int
+    due: float
+    promised: bool = False
+    finish: float = NEVER
+
+
+@dataclass(frozen=True, slots=True)
+class KeyCosts:
+    """What a batch key costs on one worker, in seconds: `step` by rows, `encode` by jobs, `decode` by latents, entry 0 being 0.
+
+    `best_rows` is how many rows a step batch needs for (nearly) the most rows a second; `margin` is the relative error that
+    predictions carry.
+    """
+
+    step: tuple[float, ...]
+    encode: tuple[float, ...]
+    decode: tuple[float, ...]
+    store: float
+    margin: float
+    best_rows: int
+
+    def cap(self, rows: int) -> int:
+        """How many latents of so many rows the step batch has at most."""
+        return max(1, self.best_rows // rows)
+
+    def alone_s(self, evaluations: int, rows: int) -> float:
+        """What a job of one image takes on an empty worker."""
+        return self.encode[1] + evaluations * self.step[rows] + self.decode[1] + self.store
+
+    def least_s(self, evaluations: int, rows: int) -> float:
+        """The device time that a latent takes in the best of company."""
+        step = self.step[self.best_rows] / self.best_rows * rows
+        return evaluations * step + min(cost / size for size, cost in enumerate(self.decode[1:], 1))
+
+
+def best_rows(step: Sequence[float], most: int) -> int:
+    """The least number of rows, up to `most`, within half a per cent of the most rows a second."""
+    rates = [rows / step[rows] if step[rows] > 0 else math.inf for rows in range(1, most + 1)]
+    enough = max(rates) * 0.995
+    return next(rows for rows, rate in enumerate(rates, 1) if rate >= enough)
+
+
+@dataclass(slots=True)
+class Position:
+    """Where a worker is at a boundary: its time, who is wanted next in order, who waits to be decoded, which jobs are encoded."""
+
+    time: float
+    order: list[Task] = field(default_factory=list)
+    decoding: list[Task] = field(default_factory=list)
+    encoded: set[str] = field(default_factory=set)
+
+
+class Costs(Protocol):
+    """What is known of batch keys."""
+
+    def __getitem__(self, key: str) -> KeyCosts:
+        """The costs of a key that has some."""
+
+
+class Play:
+    """One run of the rule from a position, which it leaves as it is. `left` are the evaluations that each of `order` has left."""
+
+    def __init__(self, position: Position, costs: Costs, decode_batch: int, encode_batch: int) -> None:
+        self.time = position.time
+        self.order = list(position.order)
+        self.left = [task.left for task in self.order]
+        self.decoding = list(position.decoding)
+        self.encoded = set(position.encoded)
+        self.finished: dict[Task, float] = {}
+        self.spare_s = NEVER
+        self._costs = costs
+        self._decode_batch = decode_batch
+        self._encode_batch = encode_batch
+
+    def to_end(self, only_if_kept: bool) -> bool:
+        """Plays until all is finished. With `only_if_kept` it stops and says False as soon as a promise would be broken."""
+        start = self.time
+        while self.order or self.decoding:
+            for task in self._decode():
+                if task.promised:
+                    finish = start + (self.time - start) * (1 + self._costs[task.key].margin)
+                    self.spare_s = min(self.spare_s, task.due - finish)
+                    if only_if_kept and self.spare_s < -_TOLERANCE_S:
+                        return False
+            if self.order:
+                self._stride(NEVER)
+        return True
+
+    def until(self, time: float) -> None:
+        """Plays to the first boundary at or after `time`; with nothing to do, to `time` itself."""
+        while self.time < time and (self.order or self.decoding):
+            self._decode()  # and on in the same round: a newer order is not looked at before its end
+            if self.order:
+                self._stride(time)
+        self.time = max(self.time, time)
+
+    def position(self) -> Position:
+        """Where it stands now. The tasks' own `left` are set to what is left here."""
+        for task, left in zip(self.order, self.left, strict=True):
+            task.left = left
+        return Position(self.time, self.order, self.decoding, self.encoded)
+
+    def _decode(self) -> list[Task]:
+        if not self.decoding:
+            return []
+        key = self.decoding[0].key
+        batch = [task for task in self.decoding if task.key == key][: self._decode_batch]
+        costs = self._costs[key]
+        self.time += costs.decode[len(batch)]
+        for task in batch:
+            self.finished[task] = self.time + costs.store
+        self.decoding = [task for task in self.decoding if task not in self.finished]
+        return batch
+
+    def _stride(self, until: float) -> None:
+        order, left = self.order, self.left
+        leader = order[0]
+        costs = self._costs[leader.key]
+        cap = costs.cap(leader.rows)
+        window: list[int] = []
+        rows = 0
+        for index, task in enumerate(order):
+            if task.key == leader.key:
+                window.append(index)
+                rows += task.rows
+                if len(window) == cap:
+                    break
+        if more := self._encode(window, costs):
+            window = [index for index in window if order[index].job in self.encoded]
+            rows = sum(order[index].rows for index in window)
+            if not window:
+                return
+        step = costs.step[rows]
+        count = min([left[index] for index in window])
+        if self.decoding or more:
+            count = 1
+        elif until < NEVER:
+            count = min(count, max(1, math.ceil((until - self.time) / step - 1e-9)))
+        self.time += count * step
+        done = False
+        for index in window:
+            left[index] -= count
+            done = done or not left[index]
+        if done:
+            self.decoding += [order[index] for index in window if not left[index]]
+            kept = [index for index in range(len(order)) if left[index]]
+            self.order = [order[index] for index in kept]
+            self.left = [left[index] for index in kept]
+
+    def _encode(self, window: Iterable[int], costs: KeyCosts) -> bool:
+        """Encodes one batch of the window's jobs; whether some are left to the next boundary."""
+        fresh = dict.fromkeys(self.order[index].job for index in window)
+        fresh = {job: None for job in fresh if job not in self.encoded}
+        if not fresh:
+            return False
+        batch = list(fresh)[: self._encode_batch]
+        self.time += costs.encode[len(batch)]
+        self.encoded.update(batch)
+        return len(fresh) > len(batch)

@@ -1,0 +1,246 @@
+"""What one worker is planned to do: the order it was given, and where it is in it.
+
+1. `position` is the boundary up to which the worker is committed: a new order holds from there. It is played forward with time, and put
+   right when reports show that the worker is elsewhere.
+2. An order is adopted only with a play of it, so every task's `finish` is what the rule gives; where nothing is promised no play is needed.
+   `spare_s` is the least time by which a promise of this worker is early. `full`: no filler fits until something changes.
+3. The line is promised tasks by their deadline, then the others by rank.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from collodion.scheduler.cost_model import DECODE, ENCODE, STEP, STORE, CostModel
+from collodion.scheduler.fleet import Worker
+from collodion.scheduler.job import Latent
+from collodion.scheduler.planning import NEVER, KeyCosts, Play, Position, Task, best_rows
+from collodion.wire.jobs import LatentId, Stage
+
+TRANSIT_S = 0.001
+"""Between the scheduler's decision and its effect at a worker that is at a boundary just then."""
+
+_DRIFT_S = 0.003
+_DRIFT_STEPS = 0.1  # of an evaluation: how far a worker may be from where it should be before the plan is moved
+
+
+class WorkerCosts:
+    """What batch keys cost on one worker, from the cost model; made again when that has changed."""
+
+    def __init__(self, worker: Worker, model: CostModel) -> None:
+        self._worker = worker
+        self._model = model
+        self._version = -1
+        self._known: dict[str, KeyCosts | None] = {}
+
+    @property
+    def version(self) -> int:
+        """Rises when any cost changes materially."""
+        return self._model.version
+
+    def of(self, key: str) -> KeyCosts | None:
+        """None while an evaluation or a decode of this key was never measured on such a device."""
+        if self._version != self._model.version:
+            self._version = self._model.version
+            self._known.clear()
+        if key not in self._known:
+            self._known[key] = self._made(key)
+        return self._known[key]
+
+    def __getitem__(self, key: str) -> KeyCosts:
+        known = self.of(key)
+        assert known is not None, "what is planned has costs"
+        return known
+
+    def _made(self, key: str) -> KeyCosts | None:
+        worker, model, device = self._worker, self._model, self._worker.device_kind
+        if worker.cap < 1:
+            return None
+        most = worker.cap * worker.guided_rows(key)
+        step = model.curve(device, STEP, key, most)
+        decode = model.curve(device, DECODE, key, worker.decode_batch)
+        if step is None or decode is None:
+            return None
+        encode = model.curve(device, ENCODE, key, worker.encode_batch)
+        return KeyCosts(
+            step=step,
+            encode=encode or (0.0,) * (worker.encode_batch + 1),
+            decode=decode,
+            store=model.seconds(device, STORE, key, 1) or 0.0,
+            margin=model.margin(device, key),
+            best_rows=best_rows(step, most),
+        )
+
+
+class WorkerPlan:
+    """One worker's line, and the tasks that are on their way."""
+
+    def __init__(self, worker: Worker, costs: WorkerCosts, now: float) -> None:
+        self.worker = worker
+        self.costs = costs
+        self.position = Position(now)
+        self.tasks: dict[LatentId, Task] = {}
+        self.spare_s = NEVER
+        self.end = now
+        self.full = False
+        self._predicted_at = -1
+
+    @property
+    def promised(self) -> list[Task]:
+        """The promised tasks of the line."""
+        return [task for task in self.position.order if task.promised]
+
+    @property
+    def stale(self) -> bool:
+        """Whether its predictions were made with other costs, or from another position, than are known now."""
+        return self._predicted_at != self.costs.version
+
+    def advance(self, now: float) -> None:
+        """Commits the worker up to its first boundary after a decision of now takes effect."""
+        effect = now + TRANSIT_S
+        if self.position.time < effect:
+            play = self._play(self.position)
+            play.until(effect)
+            self.position = play.position()
+
+    def predicted(self, order: Sequence[Task], only_if_kept: bool = True) -> Play | None:
+        """A play of this line from the present position; None if it would break a promise."""
+        play = self._play(Position(self.position.time, list(order), self.position.decoding, self.position.encoded))
+        return play if play.to_end(only_if_kept) or not only_if_kept else None
+
+    def adopt(self, play: Play, order: Sequence[Task]) -> None:
+        """Takes a line that was played from the present position."""
+        self.position.order = list(order)
+        for task in order:
+            self._enter(task)
+        for task, finish in play.finished.items():
+            task.finish = finish
+        self.spare_s, self.end, self.full = play.spare_s, play.time, False
+        self._predicted_at = self.costs.version
+
+    def refresh(self) -> None:
+        """Predicts anew, whatever it says."""
+        order = self.position.order
+        play = self.predicted(order, only_if_kept=False)
+        assert play is not None
+        self.adopt(play, order)
+
+    def add_filler(self, task: Task) -> None:
+        """Puts a task into a line in which nothing is promised."""
+        assert self.spare_s == NEVER
+        self.position.order.append(task)
+        self.position.order.sort(key=place)
+        self._enter(task)
+
+    def forget(self, latent: Latent) -> bool:
+        """The latent is no longer this worker's; whether others' predictions may be other ones without it."""
+        task = self.tasks.pop(latent.id, None)
+        if task is None:
+            return False
+        latent.planned, self.full = None, False
+        position = self.position
+        in_line = task in position.order
+        position.order = [other for other in position.order if other is not task]
+        position.decoding = [other for other in position.decoding if other is not task]
+        return in_line
+
+    def drop_fillers(self, unless_in: Sequence[Task] = ()) -> None:
+        """Takes out of the line what is not promised; what has begun stays on the worker, parked."""
+        kept = {task.latent.id for task in unless_in}
+        gone = [task for task in self.position.order if not task.promised and task.latent.id not in kept]
+        for task in gone:
+            del self.tasks[task.latent.id]
+            task.latent.planned = None
+        if gone:
+            self.position.order = [task for task in self.position.order if task.latent.planned is not None]
+
+    # -------------------------------------------------------------- what it looks like
+
+    def line(self) -> list[Task]:
+        """All that has steps to go as far as the worker has said, in order: also what is past them by now, by the plan."""
+        order = self.position.order
+        if len(order) == len(self.tasks):
+            return order
+        in_order = {task.latent.id for task in order}
+        finishing = [task for name, task in self.tasks.items() if name not in in_order and task.latent.runnable]
+        return [*finishing, *order]
+
+    def leader(self) -> Task:
+        """The first of the line."""
+        return self.position.order[0]
+
+    def free(self, costs: KeyCosts) -> int:
+        """How many more latents like the leader the step batch has room for."""
+        leader = self.leader()
+        return costs.cap(leader.rows) - sum(task.key == leader.key for task in self.position.order)
+
+    def has_room(self, key: str) -> bool:
+        """Whether a filler of this key may have a chance."""
+        order = self.position.order
+        if not order or order[0].key != key:
+            return all(task.key != key for task in order)
+        costs = self.costs.of(key)
+        return not self.full and costs is not None and self.free(costs) > 0
+
+    def has_space(self, more: int) -> bool:
+        """Whether the worker can hold so many more latents."""
+        return len(self.tasks) + more <= self.worker.max_resident
+
+    def is_past_steps(self, latent: Latent) -> bool:
+        """Whether the latent has no evaluation left, by the plan."""
+        return latent.id in self.tasks and all(task.latent is not latent for task in self.position.order)
+
+    # -------------------------------------------------------------- what the worker says
+
+    def observe(self, now: float) -> None:
+        """A report of the worker's present line came: moves the position where it shows that the worker is elsewhere."""
+        running = next(
+            (t for t in self.tasks.values() if t.latent.stage is Stage.DENOISING and t.latent.evaluations), None
+        )
+        if running is None:
+            return
+        if running not in self.position.order:
+            if self.position.time < now - _DRIFT_S:
+                self._rebuild(now)
+            return
+        costs = self.costs.of(running.key)
+        if costs is None:
+            return
+        rows = sum(task.rows for task in self._window(costs))
+        step = costs.step[min(rows, len(costs.step) - 1)]
+        ahead = running.latent.evaluations_left - running.left
+        late_s = now + ahead * step - self.position.time
+        if abs(late_s) > _DRIFT_S + _DRIFT_STEPS * step:
+            self.position.time += late_s
+            self._predicted_at = -1
+
+    def _window(self, costs: KeyCosts) -> Iterable[Task]:
+        leader = self.position.order[0]
+        same = [task for task in self.position.order if task.key == leader.key]
+        return same[: costs.cap(leader.rows)]
+
+    def _rebuild(self, now: float) -> None:
+        """The worker is not where it was thought to be: all that is known is what it reported."""
+        order, decoding, encoded = [], [], set()
+        for task in self.tasks.values():
+            latent = task.latent
+            if latent.stage is Stage.DECODING:
+                decoding.append(task)
+            elif not latent.ended:
+                task.left = latent.evaluations_left
+                order.append(task)
+            if latent.evaluations:
+                encoded.add(task.job)
+        order.sort(key=place)
+        self.position = Position(now, order, decoding, encoded)
+        self._predicted_at = -1
+
+    def _enter(self, task: Task) -> None:
+        self.tasks[task.latent.id] = task
+        task.latent.planned = self.worker.peer
+
+    def _play(self, position: Position) -> Play:
+        return Play(position, self.costs, self.worker.decode_batch, self.worker.encode_batch)
+
+
+def place(task: Task) -> tuple[bool, float, tuple[float, str, int]]:
+    """Where a task stands in a line, the least first."""
+    return not task.promised, task.due if task.promised else 0.0, task.latent.rank
