@@ -27,7 +27,7 @@ def main() -> None:
 
 
 def _measure(model: str) -> dict[str, float]:
-    flags = (f"--model={model}", "--set=worker.simulated_step_ms=1:10", "--set=worker.threads=1")
+    flags = (f"--model={model}", "--set=worker.simulated_step_ms=10", "--set=worker.threads=1")
     with running_server(*flags, log_level="debug") as server, Client(server.address) as client:
         job = client.generate("warm-up", steps=50, sampler="ddim")
         step_s = job.timings.running_s / 50

@@ -105,7 +105,7 @@ def measure(jobs: int, batches: int) -> dict[str, float]:
             context, endpoint(Path(folder), "worker"), FromWorker, lambda: None
         )
         flags = [f"--run-dir={folder}", f"--artifacts={folder}/artifacts", "--metrics-port=0", "--models=simulated"]
-        flags += [f"--max-batch={jobs}", f"--simulated-step-ms=1:{STEP_MS}", "--log-level=warning"]
+        flags += [f"--max-batch={jobs}", f"--simulated-step-ms={STEP_MS}", "--log-level=warning"]
         worker = subprocess.Popen([sys.executable, "-c", _WORKER, *flags], stdout=subprocess.PIPE)
         try:
             Script(router, jobs).play(batches)

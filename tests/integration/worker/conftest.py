@@ -137,7 +137,12 @@ def start_worker(tmp_path: Path) -> Iterator[Callable[..., Worker]]:
     running: list[tuple[Worker, threading.Thread]] = []
 
     def start(**settings: Any) -> Worker:
-        fast = {"simulated_step_ms": ("1:1",), "simulated_encode_ms": 1.0, "simulated_decode_ms": 1.0, "beat_s": 0.2}
+        fast = {
+            "simulated_step_ms": ("1",),
+            "simulated_encode_ms": ("1",),
+            "simulated_decode_ms": ("1",),
+            "beat_s": 0.2,
+        }
         places = {"run_dir": tmp_path, "artifacts": tmp_path / "artifacts", "metrics_port": 0}
         worker = Worker(WorkerConfig(**{"models": ("simulated",), **fast, **places, **settings}))
         thread = threading.Thread(target=worker.run, daemon=True)

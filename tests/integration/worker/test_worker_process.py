@@ -20,7 +20,7 @@ _RUN = "import runpy; runpy.run_module('collodion.worker', run_name='__main__')"
 def _start(tmp_path, *flags, code=_RUN):
     places = [f"--run-dir={tmp_path}", f"--artifacts={tmp_path / 'artifacts'}", "--metrics-port=0"]
     return subprocess.Popen(
-        [sys.executable, "-c", code, *places, "--simulated-step-ms=1:1", "--beat-s=0.2", *flags],
+        [sys.executable, "-c", code, *places, "--simulated-step-ms=1", "--beat-s=0.2", *flags],
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -54,6 +54,7 @@ def test_a_picture_is_drawn_without_torch_and_sigterm_ends_the_worker_in_order(t
         ("--models=unheard-of", "unheard-of"),
         ("--models=simulated,simulated", "each once"),
         ("--simulated-step-ms=ten", "BATCH:MS"),
+        ("--simulated-decode-ms=1:5,ten", "simulated_decode_ms"),
     ],
 )
 def test_an_unusable_configuration_ends_it_with_code_2_and_a_sentence(tmp_path, flag, sentence):

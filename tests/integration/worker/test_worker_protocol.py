@@ -15,7 +15,7 @@ from collodion.worker.process import Worker
 
 FIRST = LatentId("job", 0)
 LONG = {"steps": 150}
-SLOW = ("1:10",)
+SLOW = ("10",)
 
 
 @pytest.fixture
@@ -177,7 +177,7 @@ def test_it_waits_for_a_scheduler_that_comes_later(start_worker, tmp_path, anoth
 
 
 def test_heartbeats_go_on_during_a_long_model_call(start_worker, scheduler, order):
-    start_worker(simulated_step_ms=("1:2000",), beat_s=0.1)
+    start_worker(simulated_step_ms=("2000",), beat_s=0.1)
     scheduler.hello()
     scheduler.wish(running=(FIRST,), orders=(order(steps=1),))
     scheduler.latent(FIRST, Stage.DENOISING)

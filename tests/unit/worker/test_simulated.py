@@ -11,7 +11,7 @@ from collodion.worker.config import WorkerConfig
 from collodion.worker.families.simulated import CostTable, Simulated, draw
 from collodion.worker.sampling.catalog import SAMPLERS
 
-FREE = {"simulated_step_ms": ("1:0",), "simulated_encode_ms": 0.0, "simulated_decode_ms": 0.0}
+FREE = {"simulated_step_ms": ("0",), "simulated_encode_ms": ("0",), "simulated_decode_ms": ("0",)}
 
 
 def parameters(**fields):
@@ -24,15 +24,37 @@ def simulated():
     return Simulated("simulated", WorkerConfig(**FREE))
 
 
-@pytest.mark.parametrize(("batch", "ms"), [(1, 10), (3, 12), (5, 14), (8, 20), (100, 20)])
+@pytest.mark.parametrize(("batch", "ms"), [(1, 10), (3, 12), (5, 14), (8, 20), (100, 250)])
 def test_a_batch_costs_what_the_table_says(batch, ms):
-    assert CostTable.parse(("5:14", "1:10", "8:20")).seconds(batch) == pytest.approx(ms / 1000)
+    assert CostTable.parse("any", ("5:14", "1:10", "8:20")).seconds(batch) == pytest.approx(ms / 1000)
 
 
-@pytest.mark.parametrize("pairs", [(), ("ten",), ("1:2:3",), ("0:1",), ("1:-1",), ("1:nan",), ("1.5:3",)])
-def test_a_table_that_makes_no_sense_is_refused(pairs):
-    with pytest.raises(ConfigError):
-        CostTable.parse(pairs)
+def test_below_the_smallest_batch_it_costs_as_much_as_that_one():
+    assert CostTable.parse("any", ("4:14", "8:20")).seconds(1) == pytest.approx(0.014)
+
+
+@given(batch=st.integers(1, 10_000))
+def test_one_number_is_what_any_batch_costs(batch):
+    assert CostTable.parse("any", ("7.5",)).seconds(batch) == 0.0075
+
+
+@pytest.mark.parametrize(
+    "words", [(), ("ten",), ("1:2:3",), ("0:1",), ("1:-1",), ("-1",), ("1:nan",), ("nan",), ("1.5:3",), ("1:2", "3")]
+)
+def test_a_table_that_makes_no_sense_is_refused_by_the_name_of_its_setting(words):
+    with pytest.raises(ConfigError, match="simulated_step_ms"):
+        CostTable.parse("simulated_step_ms", words)
+
+
+def test_every_lane_costs_what_its_own_table_says():
+    costs = {"simulated_step_ms": ("2:4",), "simulated_encode_ms": ("1:6", "2:8"), "simulated_decode_ms": ("1",)}
+    simulated = Simulated("simulated", WorkerConfig(**costs))
+    plans = [simulated.prepare(parameters())] * 2
+    encoded = simulated.encode(plans)
+    states = [simulated.begin(plan, encoded.conditioning[0], 0) for plan in plans]
+    spans = [encoded.span, simulated.step(states * 2).span, simulated.decode(states).span]
+    # Slept, so never less; how much more says something of the machine only.
+    assert all(span.wait() >= seconds for span, seconds in zip(spans, (0.008, 0.008, 0.001), strict=True))
 
 
 @given(prompt=st.text(max_size=20), seed=st.integers(0, 2**53))

@@ -13,7 +13,7 @@ from collodion.worker.config import WorkerConfig
 from collodion.worker.families.simulated import Simulated
 from collodion.worker.preparing import prepare
 
-FREE = {"simulated_step_ms": ("1:0",), "simulated_encode_ms": 0.0, "simulated_decode_ms": 0.0}
+FREE = {"simulated_step_ms": ("0",), "simulated_encode_ms": ("0",), "simulated_decode_ms": ("0",)}
 MAX_BATCH, ENCODE_BATCH, DECODE_BATCH = 4, 2, 2
 JOBS = {
     "a": {"steps": 3, "images": 2},

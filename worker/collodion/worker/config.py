@@ -89,14 +89,17 @@ class WorkerConfig:
     beat_s: float = setting(1.0, "Time between heartbeats; has to be the scheduler's.", low=0.01, high=60)
     beats_missed: int = setting(3, "Beats without a word after which the scheduler counts as away.", low=1, high=100)
     simulated_step_ms: tuple[str, ...] = setting(
-        ("1:10",),
-        "What a step of the simulated model costs, as BATCH:MS pairs; between them it is interpolated, beyond the last it stays.",
+        ("10",),
+        "What a step of the simulated model costs: MS for every batch, or BATCH:MS pairs; between them it is interpolated, beyond"
+        " the last it grows in proportion, so that one pair makes a batch as dear as its latents one by one.",
     )
-    simulated_encode_ms: float = setting(
-        2.0, "What encoding a batch costs the simulated model, in ms.", low=0, high=60_000
+    simulated_encode_ms: tuple[str, ...] = setting(
+        ("2",),
+        "What encoding so many jobs costs the simulated model, in the same form; what is encoded holds up steps.",
     )
-    simulated_decode_ms: float = setting(
-        5.0, "What decoding a batch costs the simulated model, in ms.", low=0, high=60_000
+    simulated_decode_ms: tuple[str, ...] = setting(
+        ("5",),
+        "What decoding so many latents costs the simulated model, in the same form; what is decoded holds up steps.",
     )
     metrics_host: str = setting("127.0.0.1", "Address of the metrics endpoint; it has no authentication.")
     metrics_port: int = setting(9472, "Port of the metrics endpoint; 0 takes any free one.", low=0, high=65535)

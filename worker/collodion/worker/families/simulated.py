@@ -1,6 +1,6 @@
 """The simulated family: a cost table instead of a model, for tests, laptops and load runs. Imports no torch.
 
-1. A batch costs what the table says, slept on the device thread.
+1. A batch costs what its lane's table says, slept on the device thread: so the recorded profile of a GPU can be replayed.
 2. A picture depends on prompt, negative prompt, seed and size alone, whatever runs beside it.
 3. A prompt may ask for trouble, to rehearse it: `[raise]` raises in the second evaluation, `[nan]` goes non-finite there,
    `[crash]` ends the whole process.
@@ -32,28 +32,40 @@ _GRAIN = 16  # of 255; without it a large picture would compress to nothing, whi
 
 @dataclass(frozen=True)
 class CostTable:
-    """Milliseconds by batch size: interpolated between the points, the nearest point's outside them."""
+    """Milliseconds by batch size: between the points interpolated, below them the first one's, above them in proportion to the
+    last one's, as the scheduler takes it to be. `flat`: one figure for every size.
+    """
 
     points: tuple[tuple[int, float], ...]
+    flat: bool = False
 
     @classmethod
-    def parse(cls, pairs: Sequence[str]) -> "CostTable":
-        """From BATCH:MS pairs. Raises ConfigError."""
+    def parse(cls, name: str, words: Sequence[str]) -> "CostTable":
+        """From BATCH:MS pairs, or from one MS for every size. Raises ConfigError, which names the setting."""
+        flat = len(words) == 1 and ":" not in words[0]
         try:
-            points = sorted((int(batch), float(ms)) for batch, ms in (pair.split(":") for pair in pairs))
+            points = sorted(_point(f"1:{word}" if flat else word) for word in words)
         except ValueError as error:
-            raise ConfigError(f"simulated_step_ms: {','.join(pairs)} is not a list of BATCH:MS pairs") from error
+            raise ConfigError(f"{name}: {','.join(words)} is neither MS nor a list of BATCH:MS pairs") from error
         if not points or any(batch < 1 or not 0 <= ms < 1e6 for batch, ms in points):
-            raise ConfigError("simulated_step_ms needs at least one pair; batches from 1, milliseconds from 0")
-        return cls(tuple(points))
+            raise ConfigError(f"{name} needs at least one figure; batches from 1, milliseconds from 0")
+        return cls(tuple(points), flat)
 
     def seconds(self, batch: int) -> float:
         """What a batch of this size costs."""
         index = bisect_left(self.points, (batch, 0.0))
-        if index == 0 or index == len(self.points):
-            return self.points[min(index, len(self.points) - 1)][1] / 1000
-        (low, low_ms), (high, high_ms) = self.points[index - 1 : index + 1]
+        if index == 0:
+            return self.points[0][1] / 1000
+        low, low_ms = self.points[index - 1]
+        if index == len(self.points):
+            return low_ms * (1 if self.flat else batch / low) / 1000
+        high, high_ms = self.points[index]
         return (low_ms + (high_ms - low_ms) * (batch - low) / (high - low)) / 1000
+
+
+def _point(pair: str) -> tuple[int, float]:
+    batch, ms = pair.split(":")
+    return int(batch), float(ms)
 
 
 @dataclass(eq=False, slots=True)
@@ -72,9 +84,9 @@ class Simulated:
     run_ahead = 0
 
     def __init__(self, name: str, config: WorkerConfig) -> None:
-        self._step_cost = CostTable.parse(config.simulated_step_ms)
-        self._encode_s = config.simulated_encode_ms / 1000
-        self._decode_s = config.simulated_decode_ms / 1000
+        self._step_cost = CostTable.parse("simulated_step_ms", config.simulated_step_ms)
+        self._encode_cost = CostTable.parse("simulated_encode_ms", config.simulated_encode_ms)
+        self._decode_cost = CostTable.parse("simulated_decode_ms", config.simulated_decode_ms)
         self.info = ModelInfo(
             name=name,
             family="simulated",
@@ -108,7 +120,7 @@ class Simulated:
     def encode(self, plans: Sequence[Plan]) -> Encoded[str]:
         """See Pipeline."""
         with HostSpan() as span:
-            time.sleep(self._encode_s)
+            time.sleep(self._encode_cost.seconds(len(plans)))
         return Encoded(span, [plan.parameters.prompt for plan in plans])
 
     def begin(self, plan: Plan, conditioning: str, seed: int) -> SimulatedLatent:
@@ -127,7 +139,7 @@ class Simulated:
 
     def decode(self, states: Sequence[SimulatedLatent]) -> Decoded:
         """See Pipeline."""
-        ends = time.perf_counter() + self._decode_s
+        ends = time.perf_counter() + self._decode_cost.seconds(len(states))
         with HostSpan() as span:
             pictures = [draw(state.plan.parameters, state.seed) for state in states]
             time.sleep(max(0.0, ends - time.perf_counter()))
