@@ -8,12 +8,15 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from common import environment
 from simulation.options import parser, study_of
+from simulation.plot_cells import plot_attainment, plot_queues
+from simulation.plot_timeline import Window, plot_timeline
 from simulation.study import Study, quieten, run_study
 from simulation.summary import Summary, as_json, summaries
 from simulation.tables import cell_table, matrix
@@ -33,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     _print(rows, wall_s)
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(_document(arguments, rows, wall_s), indent=1) + "\n")
+    if arguments.plots is not None:
+        _draw(study, rows, arguments.window, arguments.plots)
 
 
 def _run(study: Study, processes: int) -> list[Summary]:
@@ -50,6 +55,21 @@ def _print(rows: list[Summary], wall_s: float) -> None:
         print(f"\non time, % of evaluations\n\n{matrix(rows, 'attainment_evaluations')}")
     evaluations = sum(run.figures["evaluations"] for row in rows for run in row.runs)
     print(f"\n{evaluations:,.0f} evaluations in {wall_s:.1f} s: {evaluations / wall_s:,.0f} a second")
+
+
+def _draw(study: Study, rows: list[Summary], window: Window | None, folder: Path) -> None:
+    """The timelines are of the first cell and seed, run once more."""
+    drawn = [
+        plot_attainment(rows, {}, "attainment", "on time, % of jobs", folder / "attainment.png"),
+        plot_attainment(rows, {}, "attainment_evaluations", "on time, % of evaluations", folder / "evaluations.png"),
+        plot_queues(rows, study.slo_scales[0], folder / "queues.png"),
+    ]
+    tasks = study.tasks()[: len(study.contenders)]
+    for task in tqdm(tasks, unit="timeline", delay=2):
+        label = task.contender.label
+        name = "".join(character if character.isalnum() else "-" for character in label)
+        drawn.append(plot_timeline(task.result(timeline=True), label, window, folder / f"timeline-{name}.png"))
+    print("\n" + "\n".join(str(path) for path in drawn))
 
 
 def _document(arguments: argparse.Namespace, rows: list[Summary], wall_s: float) -> dict[str, Any]:

@@ -30,11 +30,12 @@ class Record:
     """One request's fate. `finish` and `predicted` (at its acceptance) are seconds, as the scheduler's clock tells the deadline.
 
     `promised`: its deadline was promised at its acceptance. `evaluations` is what each image was granted (fewer if degraded).
-    `reason`: why it was refused or failed.
+    `job` is its id, empty if it was not accepted; `reason` is why it was refused or failed.
     """
 
     index: int
     evaluations: int
+    job: str = ""
     outcome: Outcome = Outcome.OPEN
     finish: float | None = None
     predicted: float | None = None
@@ -65,6 +66,7 @@ class Ledger:
     def answered(self, answer: JobAnswer) -> None:
         """A request was accepted. (Its call is its index.)"""
         record, view = self.records[answer.call], answer.view
+        record.job = view.job
         record.promised = view.promised
         record.evaluations = view.spec.parameters.steps
         if view.predicted_finish is not None:
