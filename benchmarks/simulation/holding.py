@@ -57,6 +57,11 @@ class Holding:
     missing: tuple[str, ...] = ()
     _jobs: dict[str, VirtualJob] = field(default_factory=dict)
 
+    def reached(self, after: tuple[LatentId, int] | None) -> bool:
+        """Whether this is the boundary, or a later one, that a membership named."""
+        latent = self.latents.get(after[0]) if after else None
+        return after is None or latent is None or latent.stage in PAST_STEPS or latent.evaluations >= after[1]
+
     def apply(self, wish: Membership) -> None:
         """Becomes what `wish` says."""
         if wish.scheduler != self.scheduler:

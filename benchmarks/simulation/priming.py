@@ -9,10 +9,12 @@ def prime(core: Core, devices: tuple[Device, ...]) -> None:
     """Teaches the exact profile of every kind of device: what a batch of every size takes."""
     for device in {device.kind: device for device in devices}.values():
         for key, costs in device.costs.items():
-            for lane, table, most in (
-                (STEP, costs.step, device.max_batch),
-                (ENCODE, costs.encode, device.encode_batch),
-                (DECODE, costs.decode, device.decode_batch),
-            ):
-                for batch in range(1, most + 1):
-                    core.costs.learn(device.kind, lane, key, batch, seconds(table, batch))
+            lanes = {
+                lane: {batch: seconds(table, batch) for batch in range(1, most + 1)}
+                for lane, table, most in (
+                    (STEP, costs.step, device.max_batch),
+                    (ENCODE, costs.encode, device.encode_batch),
+                    (DECODE, costs.decode, device.decode_batch),
+                )
+            }
+            core.costs.load(device.kind, key, lanes)

@@ -61,6 +61,7 @@ class VirtualWorker:
         self._window: list[VirtualLatent] = []
         self._ends: list[float] = []  # boundaries of the stretch, its start first; empty outside of one
         self._stretch = 0
+        self._round_at = 0.0
 
     # ------------------------------------------------------------------ messages
 
@@ -124,12 +125,14 @@ class VirtualWorker:
                 latents=tuple(latent.report() for latent in news),
                 lanes=self._samples.take(),
                 missing=self._held.missing,
+                age_s=self._agenda.now - self._round_at,
             ),
         )
 
     # ------------------------------------------------------------------ a round
 
     def _round(self) -> None:
+        self._round_at = self._agenda.now
         self._apply_newest()
         self._decoding = self._due_for_decoding()
         self._window = self._chosen()
@@ -142,7 +145,7 @@ class VirtualWorker:
             self._encode()
 
     def _apply_newest(self) -> None:
-        if self._pending is None:
+        if self._pending is None or not self._held.reached(self._pending.after):
             return
         self._held.apply(self._pending)
         self._pending, self._applied_untold = None, True
@@ -231,11 +234,18 @@ class VirtualWorker:
         self._agenda.at(self._ends[-1], self._stepped, (self._stretch, count))
 
     def _end_stretch_early(self) -> None:
-        boundary = max(1, bisect_left(self._ends, self._agenda.now))
+        boundary = max(1, bisect_left(self._ends, self._agenda.now), self._boundaries_to_go())
         if boundary < len(self._ends) - 1:
             self._stretch += 1
             del self._ends[boundary + 1 :]
             self._agenda.at(self._ends[boundary], self._stepped, (self._stretch, boundary))
+
+    def _boundaries_to_go(self) -> int:
+        """How many of the stretch's boundaries pass before the pending membership may be applied."""
+        assert self._pending is not None
+        after = self._pending.after
+        latent = self._held.latents.get(after[0]) if after else None
+        return after[1] - latent.evaluations if after and latent in self._window and latent else 0
 
     def _stepped(self, what: tuple[int, int]) -> None:
         stretch, count = what

@@ -119,7 +119,10 @@ class WorkerState(Message, frozen=True):
 
 
 class WorkerReport(Message, frozen=True):
-    """What changed on a worker since its last report, and what batches took. `missing` are jobs whose order it lacks."""
+    """What changed on a worker since its last report, and what batches took. `missing` are jobs whose order it lacks.
+
+    `age_s` is how long ago the boundary was up to which the running latents are as far as they are said to be.
+    """
 
     incarnation: str
     scheduler: str
@@ -127,6 +130,7 @@ class WorkerReport(Message, frozen=True):
     latents: tuple[LatentReport, ...] = ()
     lanes: tuple[Lane, ...] = ()
     missing: tuple[str, ...] = ()
+    age_s: float = 0.0
 
 
 class PreviewMade(Message, frozen=True):

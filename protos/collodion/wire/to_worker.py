@@ -26,6 +26,9 @@ class Membership(Message, frozen=True):
     3. One batch of the window's jobs that are not encoded yet is encoded.
     4. Those of the window that are encoded are stepped once.
 
+    With `after` it is not applied before the boundary at which that latent has so many evaluations, or is past its steps, or is not
+    held: so both sides know which boundary it is.
+
     So when one finishes the next in line joins by itself. An empty `caps` puts no bound but the worker's own. `parked` are
     held as they are, the most urgent first; a latent whose steps are done is decoded all the same. A held latent that is
     in neither is dropped, and its memory freed. `orders` tells of jobs that the worker has not yet confirmed to know.
@@ -37,6 +40,7 @@ class Membership(Message, frozen=True):
     running: tuple[LatentId, ...]
     caps: tuple[int, ...] = ()
     parked: tuple[LatentId, ...] = ()
+    after: tuple[LatentId, int] | None = None
     orders: tuple[JobOrder, ...] = ()
 
 

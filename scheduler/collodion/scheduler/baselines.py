@@ -56,9 +56,10 @@ class InOrder(Unplanned):
             return Choice()  # should it kill the worker, it is to be plain that it was this one
         line = self._line(worker, situation.backlog, first, _of_key(held, first.key), takes)
         if self._drop:
-            hopeless = dict.fromkeys(latent.job for latent in line if _is_hopeless(latent, worker, situation))
-            if hopeless:
-                return Choice(hopeless=tuple(hopeless))
+            batch = min(worker.cap, len(line))
+            hopeless = next((latent.job for latent in line if _is_hopeless(latent, batch, worker, situation)), None)
+            if hopeless is not None:
+                return Choice(hopeless=(hopeless,))
         return Choice(line, (worker.cap,) * len(line))
 
     def _line(
@@ -141,10 +142,10 @@ def _of_key(latents: list[Latent], key: str) -> list[Latent]:
     return [latent for latent in latents if latent.key == key]
 
 
-def _is_hopeless(latent: Latent, worker: Worker, situation: Situation) -> bool:
+def _is_hopeless(latent: Latent, batch: int, worker: Worker, situation: Situation) -> bool:
     job, costs, device = latent.job, situation.costs, worker.device_kind
     if job.deadline is None:
         return False
-    step = costs.seconds(device, STEP, job.key, job.rows) or 0.0
+    step = costs.seconds(device, STEP, job.key, batch * job.rows) or 0.0
     decode = costs.seconds(device, DECODE, job.key, 1) or 0.0
     return situation.now + latent.evaluations_left * step + decode > job.deadline

@@ -21,22 +21,24 @@ from math import sqrt
 from collodion.scheduler.cost_shape import costs, filled
 
 _SETTLED = 49.0  # a figure's weight at most: 1 / (weight + 1) is what a report moves it
+_LEAST_GAIN = 1.0 / (_SETTLED + 1.0)
 _YOUNG_LEVEL = 4.0
 _TRUSTED = 2.0  # a size of this weight blames the level and itself alike
 _PROVEN = 4  # reports that make a size's share its own
 _PATIENCE = 5  # errors to one side before a proven size blames itself: by then the level had its turn
 _SURPRISE = 4.0  # errors of less than twice the noise are noise
 _EXACT = 0.0005**2
-_GUESS_DOUBT = 0.1  # relative error of a guessed size
+_GUESS_WEIGHT, _GUESS_DOUBT = 4.0, 0.1**2
+_PROFILE_DOUBT = 0.03**2
 _NOISE = 0.03  # of a call, before anything is known
-_NOISE_WEIGHT = 4
+_NOISE_WEIGHT = 1
 _NOISE_MEMORY = 64
 _LEAST_NOISE = 0.002
 _LEAST_SPREAD, _MOST_NOISE = 0.025**2, 1.0
 _CLIP = 4.0
 _LEAST_CLIP = 0.25
 _ALLOWED = 0.5  # CUSUM: what a run may err a call, and what it may add up to, in units of the noise
-_ALARM = 8.0
+_ALARM = 10.0
 _RUN = 16
 _SETTLE_AFTER = 64
 _SETTLE = 1e-4
@@ -46,14 +48,18 @@ _POINTS = 512
 
 @dataclass(slots=True, eq=False)
 class _Point:
-    """One batch size: seconds at level 1 and what they rest on; `profile` is what the saved profile has, 0 if there is none.
+    """One batch size: seconds at level 1; `profile` is what the saved profile has, 0 if there is none.
 
-    `last` is what the last of its `reports` took, `error` the last one's, and `astray` how many in a row erred to the same side.
+    Before its first report its figure was worth `worth` reports at most, and fewer the more its `doubt` (a variance) is above the noise.
+    `weight` is how many of its `reports` it rests on now; `last` is what the last of them took, `error` how far that was off,
+    and `astray` how many in a row erred to the same side.
     """
 
     seconds: float
-    weight: float
+    worth: float = 0.0
+    doubt: float = 1.0
     profile: float = 0.0
+    weight: float = 0.0
     reports: int = 0
     last: float = 0.0
     error: float = 0.0
@@ -167,7 +173,7 @@ class Curve:
         """Begins with a profile, before any report; each of its figures counts as `weight` reports."""
         self._sizes = sorted(seconds)
         self._profile = {size: seconds[size] for size in self._sizes}
-        self._points = {size: _Point(cost, weight, cost) for size, cost in seconds.items()}
+        self._points = {size: _Point(cost, weight, _PROFILE_DOUBT, cost) for size, cost in seconds.items()}
 
     def learn(self, size: int, seconds: float) -> float:
         """One batch took so long (above 0). Returns what was expected."""
@@ -182,7 +188,7 @@ class Curve:
         limit = _CLIP * noise if noise > _LEAST_CLIP / _CLIP else _LEAST_CLIP
         error = _within(limit, seconds / expected - 1.0)
         own = self._own_gain(point, error)
-        known = point.reports if self._proven else point.weight
+        known = point.reports if self._proven else point.worth + point.reports
         trust = known / (known + _TRUSTED)  # unproven among the proven, it says little of the level
         gain = trust / (self._level_weight + 1.0)
         self._level = level * (1.0 + gain * error)
@@ -194,16 +200,15 @@ class Curve:
         point.reports += 1
         if not self._proven:
             self._proven = point.reports >= _PROVEN
-        self._watch_level(_within(limit, seconds / (share * self._basis_level) - 1.0), noise, trust)
+        self._watch_level(seconds / (share * self._basis_level) - 1.0, noise, trust)
         self._note_change(size, point.seconds * self._level)
         return expected
 
     def _begin(self, size: int, seconds: float) -> _Point:
         """A size that is reported for the first time, and is in no profile."""
-        point = _Point(seconds / self._level, 0.0)
+        point = _Point(seconds / self._level)
         if self._points:
-            # The noisier the reports, the more a guess is worth beside one of them.
-            point = _Point(self.upto(size)[size] / self._level, min(4.0, self._noise / _GUESS_DOUBT**2))
+            point = _Point(self.upto(size)[size] / self._level, _GUESS_WEIGHT, _GUESS_DOUBT)
         if self._profile:
             point.profile = costs(list(self._profile), list(self._profile.values()), size)[-1]
         if len(self._points) < _POINTS:
@@ -221,7 +226,9 @@ class Curve:
         """How far this error moves the size's own share."""
         before, point.error = point.error, error
         point.astray = point.astray + 1 if error * before > 0.0 else 1
-        gain = 1.0 / (point.weight + 1.0)
+        believed = self._noise / point.doubt
+        gain = 1.0 / (point.weight + 1.0 + (believed if believed < point.worth else point.worth))
+        gain = gain if gain > _LEAST_GAIN else _LEAST_GAIN
         if point.astray < (2 if self._proven and point.reports < _PROVEN else _PATIENCE):
             return gain
         return max(gain, 1.0 - _SURPRISE * max(_EXACT, self._noise) / min(error * error, before * before))
@@ -246,10 +253,13 @@ class Curve:
             self._shift()
 
     def _shift(self) -> None:
-        count = min(self._run, _RUN)
-        run = islice(self._errors, len(self._errors) - count, None)
-        self._level = self._basis_level * (1.0 + sum(run) / count)
-        self._level_weight = float(count)
+        """Sets the level to what the run says: its mean, or where most of it is clipped, its median."""
+        limit = max(_LEAST_CLIP, _CLIP * sqrt(self._noise))
+        run = sorted(islice(self._errors, len(self._errors) - min(self._run, _RUN), None))
+        middle = run[len(run) // 2]
+        mean = sum(_within(limit, error) for error in run) / len(run)
+        self._level = self._basis_level * (1.0 + (mean if abs(middle) < limit else middle))
+        self._level_weight = _YOUNG_LEVEL
         self._high = self._low = 0.0
         self._run = 0
         self._drop()

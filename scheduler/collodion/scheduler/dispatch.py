@@ -65,10 +65,10 @@ class Dispatch:
         """The worker is gone; its latents are the caller's."""
         self._policy.lose(worker)
 
-    def observe(self, worker: Worker, now: float) -> None:
-        """The worker reported how far it is."""
+    def observe(self, worker: Worker, boundary: float, now: float) -> None:
+        """The worker reported how far it was at this boundary."""
         if worker.confirmed == worker.number:
-            self._policy.observe(worker, now)
+            self._policy.observe(worker, boundary, now)
         self.concern(worker)
 
     def hopeless(self) -> list[Job]:
@@ -154,6 +154,7 @@ class Dispatch:
         if wish != worker.wish:
             self._number += 1
             worker.number = self._number
+            worker.after = choice.after
             self._send(worker, wish)
 
     def _place(self, latent: Latent, worker: Worker) -> None:
@@ -181,6 +182,7 @@ class Dispatch:
                     running=wish[0],
                     caps=wish[1],
                     parked=wish[2],
+                    after=worker.after,
                     orders=self._orders(worker),
                 ),
             )

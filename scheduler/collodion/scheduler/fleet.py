@@ -20,7 +20,8 @@ Wish = tuple[tuple[LatentId, ...], tuple[int, ...], tuple[LatentId, ...]]
 class Worker:
     """One worker process that is alive.
 
-    `cap` bounds its step batch; `running` is its line, as last chosen; `number` is that of the last
+    `cap` bounds its step batch; `running` is its line, as last chosen; `after` is the boundary from which the
+    last wish holds; `number` is that of the last
     membership sent, `confirmed` of the last it applied; `known` are jobs whose order it has, `carried` the number of the
     first membership that told it of each other one; `wake` is when its policy wants to be asked again (Unix seconds).
     """
@@ -40,6 +41,7 @@ class Worker:
     held: dict[LatentId, Latent] = field(default_factory=dict)
     running: tuple[Latent, ...] = ()
     wish: Wish | None = None
+    after: tuple[LatentId, int] | None = None
     number: int = 0
     confirmed: int = 0
     known: set[str] = field(default_factory=set)

@@ -9,9 +9,10 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from collodion.scheduler.job import Latent
+from collodion.wire.jobs import LatentId
 
 NEVER = math.inf
 _TOLERANCE_S = 1e-6  # of sums of floats; a promise is not refused for it
@@ -71,14 +72,28 @@ def best_rows(step: Sequence[float], most: int) -> int:
     return next(rows for rows, rate in enumerate(rates, 1) if rate >= enough)
 
 
+class Stride(NamedTuple):
+    """Evaluations of one window, one after the other: the first of it, how many it then had done, when, and what each took (seconds)."""
+
+    latent: Latent
+    done: int
+    time: float
+    evaluations: int
+    step: float
+
+
 @dataclass(slots=True)
 class Position:
-    """Where a worker is at a boundary: its time, who is wanted next in order, who waits to be decoded, which jobs are encoded."""
+    """Where a worker is at a boundary: its time, who is wanted next in order, who waits to be decoded, which jobs are encoded.
+
+    `mark` tells the boundary from others: a latent that was stepped last, and its evaluations; None where nothing was.
+    """
 
     time: float
     order: list[Task] = field(default_factory=list)
     decoding: list[Task] = field(default_factory=list)
     encoded: set[str] = field(default_factory=set)
+    mark: tuple[LatentId, int] | None = None
 
 
 class Costs(Protocol):
@@ -99,6 +114,8 @@ class Play:
         self.encoded = set(position.encoded)
         self.finished: dict[Task, float] = {}
         self.spare_s = NEVER
+        self.mark = position.mark
+        self.strides: list[Stride] = []
         self._costs = costs
         self._decode_batch = decode_batch
         self._encode_batch = encode_batch
@@ -123,13 +140,14 @@ class Play:
             self._decode()  # and on in the same round: a newer order is not looked at before its end
             if self.order:
                 self._stride(time)
-        self.time = max(self.time, time)
+        if self.time < time:
+            self.time, self.mark = time, None
 
     def position(self) -> Position:
         """Where it stands now. The tasks' own `left` are set to what is left here."""
         for task, left in zip(self.order, self.left, strict=True):
             task.left = left
-        return Position(self.time, self.order, self.decoding, self.encoded)
+        return Position(self.time, self.order, self.decoding, self.encoded, self.mark)
 
     def _decode(self) -> list[Task]:
         if not self.decoding:
@@ -168,11 +186,16 @@ class Play:
         elif until < NEVER:
             count = min(count, max(1, math.ceil((until - self.time) / step - 1e-9)))
         self.time += count * step
-        done = False
+        first = order[window[0]].latent
+        done = first.job.evaluations - left[window[0]] + count
+        self.mark = first.id, done
+        if until < NEVER:
+            self.strides.append(Stride(first, done, self.time, count, step))
+        some_done = False
         for index in window:
             left[index] -= count
-            done = done or not left[index]
-        if done:
+            some_done = some_done or not left[index]
+        if some_done:
             self.decoding += [order[index] for index in window if not left[index]]
             kept = [index for index in range(len(order)) if left[index]]
             self.order = [order[index] for index in kept]

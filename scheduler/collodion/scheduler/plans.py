@@ -7,17 +7,19 @@
 3. The line is promised tasks by their deadline, then the others by rank.
 """
 
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Sequence
 
 from collodion.scheduler.cost_model import DECODE, ENCODE, STEP, STORE, CostModel
 from collodion.scheduler.fleet import Worker
 from collodion.scheduler.job import Latent
-from collodion.scheduler.planning import NEVER, KeyCosts, Play, Position, Task, best_rows
+from collodion.scheduler.planning import NEVER, KeyCosts, Play, Position, Stride, Task, best_rows
 from collodion.wire.jobs import LatentId, Stage
 
-TRANSIT_S = 0.001
-"""Between the scheduler's decision and its effect at a worker that is at a boundary just then."""
+TRANSIT_S = 0.002
+"""What a membership is given to reach its worker: it holds from the first boundary after that."""
 
+_STRIDES = 32
 _DRIFT_S = 0.003
 _DRIFT_STEPS = 0.1  # of an evaluation: how far a worker may be from where it should be before the plan is moved
 
@@ -81,6 +83,7 @@ class WorkerPlan:
         self.spare_s = NEVER
         self.end = now
         self.full = False
+        self._strides: deque[Stride] = deque(maxlen=_STRIDES)
         self._predicted_at = -1
 
     @property
@@ -100,6 +103,7 @@ class WorkerPlan:
             play = self._play(self.position)
             play.until(effect)
             self.position = play.position()
+            self._strides.extend(play.strides)
 
     def predicted(self, order: Sequence[Task], only_if_kept: bool = True) -> Play | None:
         """A play of this line from the present position; None if it would break a promise."""
@@ -190,32 +194,24 @@ class WorkerPlan:
 
     # -------------------------------------------------------------- what the worker says
 
-    def observe(self, now: float) -> None:
-        """A report of the worker's present line came: moves the position where it shows that the worker is elsewhere."""
-        running = next(
-            (t for t in self.tasks.values() if t.latent.stage is Stage.DENOISING and t.latent.evaluations), None
-        )
-        if running is None:
-            return
-        if running not in self.position.order:
-            if self.position.time < now - _DRIFT_S:
-                self._rebuild(now)
-            return
-        costs = self.costs.of(running.key)
-        if costs is None:
-            return
-        rows = sum(task.rows for task in self._window(costs))
-        step = costs.step[min(rows, len(costs.step) - 1)]
-        ahead = running.latent.evaluations_left - running.left
-        late_s = now + ahead * step - self.position.time
-        if abs(late_s) > _DRIFT_S + _DRIFT_STEPS * step:
-            self.position.time += late_s
-            self._predicted_at = -1
+    def observe(self, boundary: float) -> None:
+        """The worker, in its present line, was at `boundary` as far as its latents say: moves the position if the plan had it elsewhere."""
+        for stride in reversed(self._strides):
+            latent = stride.latent
+            if latent.stage is Stage.DENOISING and 0 <= stride.done - latent.evaluations < stride.evaluations:
+                late_s = boundary - (stride.time - (stride.done - latent.evaluations) * stride.step)
+                if abs(late_s) > _DRIFT_S + _DRIFT_STEPS * stride.step:
+                    self._move(late_s)
+                return
+        running = [task for task in self.tasks.values() if task.latent.stage is Stage.DENOISING]
+        behind = any(task not in self.position.order for task in running)
+        if behind and self.position.time < boundary:
+            self._rebuild(boundary)
 
-    def _window(self, costs: KeyCosts) -> Iterable[Task]:
-        leader = self.position.order[0]
-        same = [task for task in self.position.order if task.key == leader.key]
-        return same[: costs.cap(leader.rows)]
+    def _move(self, late_s: float) -> None:
+        self.position.time += late_s
+        self._strides = deque((one._replace(time=one.time + late_s) for one in self._strides), maxlen=_STRIDES)
+        self._predicted_at = -1
 
     def _rebuild(self, now: float) -> None:
         """The worker is not where it was thought to be: all that is known is what it reported."""
@@ -231,6 +227,7 @@ class WorkerPlan:
                 encoded.add(task.job)
         order.sort(key=place)
         self.position = Position(now, order, decoding, encoded)
+        self._strides.clear()
         self._predicted_at = -1
 
     def _enter(self, task: Task) -> None:

@@ -15,17 +15,19 @@ from collodion.scheduler.backlog import Backlog
 from collodion.scheduler.cost_model import CostModel
 from collodion.scheduler.fleet import Worker
 from collodion.scheduler.job import Job, Latent, Rank
+from collodion.wire.jobs import LatentId
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
     """The line, most urgent first, and the size of the step batch while each of it leads (empty: no bound but the worker's).
 
-    `wake` (Unix seconds) is when time alone may change it. `hopeless` are jobs that are to be dropped: then the rest does not count.
+    `after` is the boundary from which it holds, as a membership says it. `wake` (Unix seconds) is when time alone may change it. `hopeless` are jobs that are to be dropped: then the rest does not count.
     """
 
     running: tuple[Latent, ...] = ()
     caps: tuple[int, ...] = ()
+    after: tuple[LatentId, int] | None = None
     wake: float | None = None
     hopeless: tuple[Job, ...] = ()
 
@@ -54,8 +56,8 @@ class Policy(Protocol):
     def prepare(self, now: float) -> list[Worker]:
         """Puts its plans in order; the workers that are to be decided anew for it."""
 
-    def observe(self, worker: Worker, now: float) -> None:
-        """The worker reported how far it is in the line that it was sent last."""
+    def observe(self, worker: Worker, boundary: float, now: float) -> None:
+        """The worker reported how far it was, at this boundary, in the line that it was sent last."""
 
     def forget(self, latent: Latent) -> None:
         """The latent ended, is set aside, or lost its worker."""
@@ -74,7 +76,7 @@ class Unplanned:
         """Nothing to put in order."""
         return []
 
-    def observe(self, worker: Worker, now: float) -> None:
+    def observe(self, worker: Worker, boundary: float, now: float) -> None:
         """Nothing to compare with."""
 
     def forget(self, latent: Latent) -> None:

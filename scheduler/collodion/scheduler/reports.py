@@ -102,7 +102,7 @@ class Reports:
             return
         worker.confirm(report.membership)
         self._progress(worker, report.membership, report.latents, now)
-        self._dispatch.observe(worker, now)
+        self._dispatch.observe(worker, now - max(0.0, report.age_s), now)
         # An older membership may have lacked what a later one, under way, brings.
         if report.missing and report.membership == worker.number:
             missing = frozenset(report.missing)

@@ -76,12 +76,12 @@ class Slack:
         if blind:
             return Choice(tuple(running))
         caps = tuple(plan.costs[latent.key].cap(latent.job.rows) for latent in running)
-        return Choice(tuple(running), caps)
+        return Choice(tuple(running), caps, plan.position.mark)
 
-    def observe(self, worker: Worker, now: float) -> None:
+    def observe(self, worker: Worker, boundary: float, now: float) -> None:
         """The worker reported, and its present line is the one it was sent last."""
         plan = self.planner.plan(worker, now)
-        plan.observe(now)
+        plan.observe(boundary)
         if plan.stale:
             self._disturbed[worker.peer] = plan
 
