@@ -135,6 +135,18 @@ class Curve:
             view = self._views[size] = self._all()[: size + 1]
         return view
 
+    @property
+    def reported(self) -> bool:
+        """Whether there is a report."""
+        return any(point.reports for point in self._points.values())
+
+    def bias(self) -> float:
+        """How much costlier than in the profile the reported sizes are, as a factor; 1 without a profile."""
+        reported = [point for point in self._points.values() if point.reports and point.profile]
+        if not reported:
+            return 1.0
+        return self._level * sum(point.seconds / point.profile for point in reported) / len(reported)
+
     def rebase(self) -> None:
         """From here on `promised` is what the costs are now."""
         self._basis = self._all()
@@ -174,6 +186,12 @@ class Curve:
         self._sizes = sorted(seconds)
         self._profile = {size: seconds[size] for size in self._sizes}
         self._points = {size: _Point(cost, weight, _PROFILE_DOUBT, cost) for size, cost in seconds.items()}
+
+    def lean(self, level: float) -> None:
+        """Takes over what another lane showed of the device's bias, as long as this one has no report of its own."""
+        if abs(level / self._level - 1.0) > self.tolerance:
+            self._level = level
+            self._drop()
 
     def learn(self, size: int, seconds: float) -> float:
         """One batch took so long (above 0). Returns what was expected."""

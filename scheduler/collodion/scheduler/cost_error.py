@@ -21,6 +21,9 @@ _PRIOR_SUMS = 4.0
 _SUM_MEMORY = 8.0
 _WILD = 0.03  # a sum's error counts up to this much more than three times the usual
 _MOST = 0.5
+_MATERIAL = 0.0005
+_EXACT = 1e-6
+_STALE = 0.001  # what readers get may be that much behind what was learned
 _MOST_BIAS = 0.1
 
 
@@ -94,14 +97,16 @@ class Errors:
             self._note(error - self.bias, min(1.0, expected_s / (HORIZON * self._call_s)))
 
     def evaluate(self) -> bool:
-        """Makes `margin` anew; whether it changed by more than a tenth of it and a fifth of a per cent."""
+        """Makes `margin` anew; whether it changed by more than a tenth of it and a twentieth of a per cent."""
         evidence = max(1, min(self._calls, _SETTLED))
         expected = self._noise * (1.0 / HORIZON + 1.0 / evidence)
         sums = min(self._sums, _SUM_MEMORY)
         variance = (_PRIOR_SUMS * expected + sums * self._variance) / (_PRIOR_SUMS + sums)
         late = max(0.0, min(_MOST_BIAS, self.bias)) * self._wholes / (self._wholes + 8)
         margin = min(_MOST, _QUANTILE * sqrt(variance) + late)
-        if abs(margin - self.margin) <= max(0.002, 0.1 * self.margin) and (margin > 0.002 or self.margin <= 0.002):
+        if margin > _EXACT:
+            margin += _STALE
+        if abs(margin - self.margin) <= max(_MATERIAL, 0.1 * self.margin):
             return False
         self.margin = margin
         return True

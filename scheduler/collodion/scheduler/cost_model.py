@@ -129,13 +129,20 @@ class CostModel:
     def _note(self, costs: _Costs, curve: Curve, size: int, expected: float, seconds: float) -> None:
         promised = curve.promised(size)
         if costs.errors.add(expected if promised is None else promised, seconds, curve.deviation):
-            for each in costs.curves.values():
-                each.rebase()
+            self._rebase(costs, curve)
         costs.calls += 1
         if costs.calls % _EVALUATE_EVERY == 0 and costs.errors.evaluate():
             self.version += 1
             for each in costs.curves.values():
                 each.tolerance = min(0.01, max(0.001, costs.errors.margin / 2))
+
+    def _rebase(self, costs: _Costs, reported: Curve) -> None:
+        bias = reported.bias()
+        for each in costs.curves.values():
+            if not each.reported:
+                each.lean(bias)
+                self.version += 1
+            each.rebase()
 
     def _curve(self, device: str, lane: str, key: str) -> Curve | None:
         costs = self._found(device, key)

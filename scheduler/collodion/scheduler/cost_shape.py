@@ -10,6 +10,7 @@
 from collections.abc import Sequence
 
 _UNTRIED = 0.9
+_LAST = 4  # points that say how it goes on; fewer would make much of a small error
 
 
 def filled(sizes: Sequence[int], values: Sequence[float], upto: int) -> list[float]:
@@ -47,7 +48,7 @@ def _above(slope: float | None, sizes: Sequence[int], seconds: Sequence[float]) 
     proportional = seconds[-1] / sizes[-1]
     if slope is None:
         return _UNTRIED * proportional
-    line = max(slope, (seconds[-1] - seconds[-2]) / (sizes[-1] - sizes[-2]), 0.0)
+    line = max(slope, _slope(sizes[-_LAST:], seconds[-_LAST:]) or 0.0, 0.0)
     return max(line, (line + proportional) / 2)
 
 

@@ -1,4 +1,4 @@
-"""The scheduler's parts by themselves: ids, tables, backlog, costs, settings."""
+"""The scheduler's parts by themselves: ids, tables, backlog, settings."""
 
 import itertools
 import random
@@ -12,7 +12,6 @@ from scheduler_world import START, spec
 from collodion.process.config import ConfigError
 from collodion.scheduler.backlog import Backlog
 from collodion.scheduler.config import SchedulerConfig
-from collodion.scheduler.cost import CostTable
 from collodion.scheduler.ids import JobIds
 from collodion.scheduler.job import Latent, new_job
 from collodion.scheduler.journal import MemoryStore
@@ -116,46 +115,6 @@ def test_the_backlog_does_not_keep_what_left() -> None:
         backlog.remove(latent)
     line = backlog._models["shapes"]
     assert len(line._heap) < 100
-
-
-def test_costs_are_unknown_until_they_are_measured() -> None:
-    assert CostTable().seconds("step", "shapes/64x64", 1) is None
-
-
-def test_costs_are_interpolated_between_measured_sizes() -> None:
-    costs = CostTable()
-    costs.learn("step", "key", 2, 0.010)
-    costs.learn("step", "key", 4, 0.014)
-    assert costs.seconds("step", "key", 3) == pytest.approx(0.012)
-    assert costs.seconds("step", "key", 1) == pytest.approx(0.010)
-    assert costs.seconds("step", "key", 8) == pytest.approx(0.028)
-    assert costs.seconds("decode", "key", 2) is None
-
-
-def test_costs_follow_a_change_and_forget_a_slow_first_call() -> None:
-    costs = CostTable()
-    costs.learn("step", "key", 1, 5.0)
-    for _ in range(100):
-        costs.learn("step", "key", 1, 0.010)
-    assert costs.seconds("step", "key", 1) == pytest.approx(0.010, rel=0.02)
-    for _ in range(100):
-        costs.learn("step", "key", 1, 0.020)
-    assert costs.seconds("step", "key", 1) == pytest.approx(0.020, rel=0.02)
-
-
-@pytest.mark.parametrize(("size", "seconds"), [(0, 1.0), (-1, 1.0), (1, -1.0), (1, float("nan")), (1, float("inf"))])
-def test_what_cannot_be_a_measurement_is_not_learned(size: int, seconds: float) -> None:
-    costs = CostTable()
-    costs.learn("step", "key", size, seconds)
-    assert costs.seconds("step", "key", 1) is None
-
-
-def test_costs_of_ever_new_shapes_are_bounded() -> None:
-    costs = CostTable()
-    for number in range(3000):
-        costs.learn("step", f"key {number}", 1, 1.0)
-    assert costs.seconds("step", "key 0", 1) is None
-    assert costs.seconds("step", "key 2999", 1) == 1.0
 
 
 @pytest.mark.parametrize(
