@@ -168,9 +168,7 @@ class Planner:
         """The latent as a task of this plan."""
         job = latent.job
         due = NEVER if job.deadline is None else job.deadline - plan.costs[job.key].store
-        known = plan.tasks.get(latent.id)
-        left = latent.evaluations_left if known is None else known.left
-        return Task(latent, job.id, job.key, job.rows, left, due, promised)
+        return Task(latent, job.id, job.key, job.rows, plan.left(latent), due, promised)
 
     def _all(
         self,

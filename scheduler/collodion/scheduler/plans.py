@@ -80,6 +80,7 @@ class WorkerPlan:
         self.costs = costs
         self.position = Position(now)
         self.tasks: dict[LatentId, Task] = {}
+        self._aside: dict[LatentId, Task] = {}
         self.spare_s = NEVER
         self.end = now
         self.full = False
@@ -136,6 +137,7 @@ class WorkerPlan:
 
     def forget(self, latent: Latent) -> bool:
         """The latent is no longer this worker's; whether others' predictions may be other ones without it."""
+        self._aside.pop(latent.id, None)
         task = self.tasks.pop(latent.id, None)
         if task is None:
             return False
@@ -151,12 +153,17 @@ class WorkerPlan:
         kept = {task.latent.id for task in unless_in}
         gone = [task for task in self.position.order if not task.promised and task.latent.id not in kept]
         for task in gone:
-            del self.tasks[task.latent.id]
+            self._aside[task.latent.id] = self.tasks.pop(task.latent.id)
             task.latent.planned = None
         if gone:
             self.position.order = [task for task in self.position.order if task.latent.planned is not None]
 
     # -------------------------------------------------------------- what it looks like
+
+    def left(self, latent: Latent) -> int:
+        """How many evaluations the latent has left at the position: the last report may be older."""
+        task = self.tasks.get(latent.id) or self._aside.get(latent.id)
+        return latent.evaluations_left if task is None else task.left
 
     def line(self) -> list[Task]:
         """All that has steps to go as far as the worker has said, in order: also what is past them by now, by the plan."""
@@ -231,6 +238,7 @@ class WorkerPlan:
         self._predicted_at = -1
 
     def _enter(self, task: Task) -> None:
+        self._aside.pop(task.latent.id, None)
         self.tasks[task.latent.id] = task
         task.latent.planned = self.worker.peer
 

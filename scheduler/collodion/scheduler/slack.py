@@ -21,6 +21,7 @@ from collodion.scheduler.policy import Choice, Situation
 from collodion.scheduler.shares import Shares
 from collodion.wire.jobs import Stage
 
+_BUSY_S = 10.0  # so long after a job could not be promised, more of them are expected
 _LINE = 128  # latents of a line that the worker is told of
 _HOPEFULS = 64  # jobs that are offered again; the newest have the best prospects
 _OFFERED_AGAIN = 3  # of them each time
@@ -36,6 +37,7 @@ class Slack:
         self._patience_s = patience_s
         self._disturbed: dict[bytes, WorkerPlan] = {}
         self._shortened: dict[bytes, WorkerPlan] = {}
+        self._turned_away = -NEVER
         self._hopefuls: deque[Job] = deque(maxlen=_HOPEFULS)
         self._orphans: dict[str, Job] = {}
 
@@ -87,7 +89,7 @@ class Slack:
 
     def forget(self, latent: Latent) -> None:
         """The latent ended, or is set aside: it is in no line any more."""
-        plan = self.planner.plan_of(latent)
+        plan = self.planner.plan_of(latent) or self.planner.plans.get(latent.worker or b"")
         if plan is None:
             return
         if latent.job.promised:
@@ -109,6 +111,10 @@ class Slack:
     def hope(self, job: Job) -> None:
         """The job may be promised later."""
         self._hopefuls.append(job)
+
+    def turn_away(self, now: float) -> None:
+        """A job could not be promised."""
+        self._turned_away = now
 
     def prepare(self, now: float) -> list[Worker]:
         """Puts plans in order after what happened since; the workers whose lines have changed."""
@@ -208,17 +214,19 @@ class Slack:
         ):
             wanted.append(first)  # it leads when those before it are done
         for latent in wanted:
-            if not self._join(plan, latent):
+            if not self._join(plan, latent, now):
                 plan.full = True
                 break
             self._shares.begin(latent.rank[0])
         return []
 
-    def _join(self, plan: WorkerPlan, latent: Latent) -> bool:
+    def _join(self, plan: WorkerPlan, latent: Latent, now: float) -> bool:
         task = self.planner.task(plan, latent, promised=False)
         if plan.spare_s == NEVER:
             plan.add_filler(task)
             return True
+        if now < self._turned_away + _BUSY_S:
+            return False  # what promises can spare is wanted for more promises
         line = sorted((*plan.position.order, task), key=place)
         play = plan.predicted(line)
         if play is not None:
