@@ -25,9 +25,6 @@ from simulation.tables import cell_table, matrix
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs, prints tables, draws and writes what was asked for."""
     arguments = parser(__doc__ or "").parse_args(argv)
-    arguments.load = arguments.load or [1.0]
-    arguments.slo_scale = arguments.slo_scale or [2.0]
-    arguments.seed = arguments.seed or [1]
     study = study_of(arguments)
     quieten()
     began = time.perf_counter()
@@ -41,7 +38,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _run(study: Study, processes: int) -> list[Summary]:
-    total = len(study.tasks()) * (study.workload.jobs + study.workload.burst)
+    workload = study.workload
+    requests = workload.jobs * (1 + (workload.flood - 1) / workload.tenants) + workload.burst
+    total = round(len(study.tasks()) * requests)
     with tqdm(total=total, unit="request", delay=2, smoothing=0.05, dynamic_ncols=True) as bar:
         return summaries(run_study(study, processes, bar.update))
 

@@ -1,6 +1,7 @@
 """Moments of arrival, one a second on average: drawn, or a stretch of a trace."""
 
 import itertools
+import math
 import random
 from collections.abc import Iterator
 
@@ -33,6 +34,11 @@ def window_of(trace: tuple[Arrival, ...], count: int, stream: str) -> tuple[Arri
 
 def window_moments(window: tuple[Arrival, ...]) -> Iterator[float]:
     """The window's, stretched."""
-    first, last = window[0].when, window[-1].when
-    stretch = (len(window) - 1) / (last - first) if last > first else 0.0
-    return ((each.when - first) * stretch for each in window)
+    gap_s = mean_gap_s(window)
+    return ((each.when - window[0].when) / gap_s for each in window)
+
+
+def mean_gap_s(window: tuple[Arrival, ...]) -> float:
+    """Seconds between two arrivals on average; infinite where all come at once."""
+    span_s = window[-1].when - window[0].when
+    return span_s / (len(window) - 1) if span_s else math.inf

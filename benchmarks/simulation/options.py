@@ -8,14 +8,16 @@ from collodion.scheduler.config import SchedulerConfig
 from collodion.wire.jobs import DeadlinePolicy
 from simulation.contenders import contender
 from simulation.fleets import Bounds, make_fleet
+from simulation.instance import Device, load_of
 from simulation.profiles import ProfileError, read_profile
 from simulation.study import Study
 from simulation.traces import TraceError, read_trace
-from simulation.workloads import MIXED, TRACE_IMAGES, Tier, Workload
+from simulation.workloads import MIXED, TRACE_IMAGES, Tier, Workload, make_instance
 from simulation.world import Conditions
 
 _WORKLOADS = ("poisson", "gamma", "trace", "mixed")
 _GAMMA_CV = 2.0
+_JOBS = 500
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -42,9 +44,9 @@ def study_of(arguments: argparse.Namespace) -> Study:
     return Study(
         workload,
         fleet,
-        tuple(arguments.load),
-        tuple(arguments.slo_scale),
-        tuple(arguments.seed),
+        _loads(arguments, workload, fleet),
+        tuple(arguments.slo_scale or [2.0]),
+        tuple(arguments.seed or [1]),
         tuple(contender(text, arguments.set) for text in arguments.policy or ["fifo"]),
         Conditions(
             noise=arguments.noise,
@@ -84,7 +86,8 @@ def _add_fleet(group: "argparse._ArgumentGroup") -> None:
 def _add_workload(group: "argparse._ArgumentGroup") -> None:
     group.add_argument("--workload", choices=_WORKLOADS, help="default: trace if there is one, else poisson")
     group.add_argument("--trace", type=Path, metavar="FILE", help="arrivals, stretched in time to the load")
-    group.add_argument("--jobs", type=int, default=500, metavar="N", help="requests a run (default: 500)")
+    group.add_argument("--recorded", action="store_true", help="the trace's own times; the load follows from them")
+    group.add_argument("--jobs", type=int, metavar="N", help="requests a run (default: 500, or the recorded trace's)")
     group.add_argument("--load", type=float, nargs="+", action="extend", metavar="X", help="default: 1.0")
     group.add_argument("--slo-scale", type=float, nargs="+", action="extend", metavar="X", help="default: 2")
     group.add_argument("--cv", type=float, metavar="X", help="variation of times between arrivals (gamma: 2, else 1)")
@@ -139,24 +142,36 @@ def _add_output(group: "argparse._ArgumentGroup") -> None:
 
 def _workload(arguments: argparse.Namespace, model: str, size: int) -> Workload:
     kind = arguments.workload or ("trace" if arguments.trace else "poisson")
-    if (kind == "trace") != bool(arguments.trace):
-        raise TraceError("--trace FILE and --workload trace belong together")
+    if (kind == "trace") != bool(arguments.trace) or (arguments.recorded and not arguments.trace):
+        raise TraceError("--trace FILE belongs to --workload trace and --recorded")
+    trace = read_trace(arguments.trace) if arguments.trace else ()
+    jobs = len(trace) if arguments.recorded else _JOBS
     traced = {"steps"} if arguments.steps is None else set()
     traced |= {"images"} if arguments.images == "trace" else set()
     traced |= {"tenants"} if arguments.tenants == "trace" else set()
     return Workload(
-        jobs=arguments.jobs,
+        jobs=jobs if arguments.jobs is None else arguments.jobs,
         model=model,
         shapes=_shapes(kind, arguments.steps, size),
         images=TRACE_IMAGES if arguments.images == "trace" else ((int(arguments.images), 1.0),),
         cv=arguments.cv or (_GAMMA_CV if kind == "gamma" else 1.0),
-        trace=read_trace(arguments.trace) if arguments.trace else (),
+        trace=trace,
         traced=frozenset(traced),
+        recorded=arguments.recorded,
         tenants=1 if arguments.tenants == "trace" else int(arguments.tenants),
         flood=arguments.flood,
         tiers=_tiers(arguments.tiers),
         burst=arguments.burst,
     )
+
+
+def _loads(arguments: argparse.Namespace, workload: Workload, fleet: tuple[Device, ...]) -> tuple[float, ...]:
+    if not workload.recorded:
+        return tuple(arguments.load or [1.0])
+    if arguments.load:
+        raise TraceError("--recorded has the load of its trace: --load cannot be given too")
+    instance = make_instance(workload, fleet, 1.0, 1.0, 1)
+    return (round(load_of(instance, instance.requests[-1].release), 3),)
 
 
 def _shapes(kind: str, steps: str | None, size: int) -> tuple[tuple[int, int, int, float], ...]:

@@ -110,18 +110,21 @@ class Result:
         )
 
     def _goodput(self) -> float:
-        """Images a second that were on time, over the time of arrivals after the first tenth."""
+        """Images a second that were on time, over the time of arrivals after its first tenth; of a burst alone, until its last finish."""
         requests = self.instance.requests
-        if not requests:
+        on_time = [
+            (record.finish, requests[record.index].images)
+            for record in self.records
+            if record.on_time and record.finish is not None
+        ]
+        if not on_time:
             return 0.0
         begin, end = requests[0].release, requests[-1].release
-        begin += _WARM_UP * (end - begin)
-        images = sum(
-            requests[record.index].images
-            for record in self.records
-            if record.on_time and record.finish is not None and begin < record.finish <= end
-        )
-        return images / (end - begin) if end > begin else 0.0
+        if begin == end:
+            end = max(finish for finish, _ in on_time)
+        else:
+            begin += _WARM_UP * (end - begin)
+        return sum(images for finish, images in on_time if begin < finish <= end) / (end - begin)
 
 
 def share(part: float, whole: float) -> float:

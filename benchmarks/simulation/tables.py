@@ -1,5 +1,6 @@
 """Tables for people, in Markdown: they read well in a terminal, and go into `benchmarks/LOG.md` as they are."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -21,7 +22,7 @@ def _spread_percent(name: str) -> Callable[[Summary], str]:
 
 
 def _number(name: str, form: str = ".0f", factor: float = 1.0) -> Callable[[Summary], str]:
-    return lambda row: format(factor * row.mean[name], form)
+    return lambda row: "–" if math.isnan(row.mean[name]) else format(factor * row.mean[name], form)
 
 
 _COLUMNS = (

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from simulation.arrivals import gamma_moments, window_moments, window_of
+from simulation.arrivals import gamma_moments, mean_gap_s, window_moments, window_of
 from simulation.instance import Device, Instance, Request, standalone_s, work_s
 from simulation.traces import Arrival
 
@@ -44,7 +44,8 @@ class Workload:
 
     `shapes` are (size in pixels, least steps, most steps, share); `images` are (images, share). `cv` is the coefficient of
     variation of the times between arrivals (Gamma; 1 is Poisson). With a `trace` its arrivals are taken instead, `jobs` in a row from a
-    place that the seed chooses, and its steps, images and tenants where it has them and `traced` names them.
+    place that the seed chooses, and its steps, images and tenants where it has them and `traced` names them. `recorded` keeps the trace's
+    own times, whatever load that is.
     """
 
     jobs: int
@@ -54,6 +55,7 @@ class Workload:
     cv: float = 1.0
     trace: tuple[Arrival, ...] = ()
     traced: frozenset[str] = frozenset({"steps", "images"})
+    recorded: bool = False
     tenants: int = 1
     flood: float = 1.0
     tiers: tuple[Tier, ...] = (Tier("standard", 1.0),)
@@ -86,7 +88,7 @@ def make_instance(
     """The requests of a workload at a load, for these devices."""
     window = window_of(workload.trace, workload.jobs, f"{seed}/window")
     steady = [_wish(workload, window, index, f"{seed}") for index in range(workload.jobs)]
-    rate = _rate(steady, devices, load)
+    rate = 1 / mean_gap_s(window) if workload.recorded else _rate(steady, devices, load)
     unit = window_moments(window) if window else gamma_moments(workload.cv, f"{seed}/gaps")
     timed = [(moment / rate, wish) for moment, wish in zip(unit, steady, strict=False)]  # drawn moments have no end
     end = timed[-1][0] if timed else 0.0

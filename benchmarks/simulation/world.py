@@ -142,9 +142,8 @@ class World:
 
     def _handle(self, kind: str, event: Event) -> None:
         now = self._agenda.now
-        commands = self.meter.measure(kind, lambda: self._core.handle(event, now))
+        commands, self._wake = self.meter.measure(kind, lambda: (self._core.handle(event, now), self._core.next_wake()))
         persisted = self._carry_out(commands)
-        self._wake = self._core.next_wake()
         if persisted:
             self._handle("persisted", Persisted(tuple(persisted)))
 

@@ -18,7 +18,7 @@ from simulation.result import Result, quantile
 from simulation.running import run
 from simulation.study import Study, run_study
 from simulation.workloads import TRACE_IMAGES, Workload, make_instance
-from simulation.world import Conditions
+from simulation.world import Conditions, Stalled
 
 COSTS = KeyCosts((0.01, 0.011), (0.026, 0.032, 0.041, 0.05), (0.026, 0.044, 0.059, 0.073))
 WORKLOAD = Workload(jobs=40, model="m", shapes=((512, 5, 15, 1.0),), images=TRACE_IMAGES, tenants=2)
@@ -99,6 +99,12 @@ def test_a_timeline_tells_of_every_evaluation() -> None:
     assert sum(each.evaluations * len(each.latents) for each in result.segments) == result.evaluations
     of_one = sorted((each.start, each.end) for each in result.segments if each.worker == 0)
     assert all(end <= start + 1e-9 for (_, end), (start, _) in itertools.pairwise(of_one))
+
+
+def test_jobs_that_nobody_runs_are_found_out() -> None:
+    stuck = (dataclasses.replace(FLEET[0], max_resident=0),)
+    with pytest.raises(Stalled):
+        run(Instance((Request(0.0, 1.0, "m/512x512", 5),), stuck), FIFO, DRAIN)
 
 
 def test_settings_of_a_contender_override_those_of_all() -> None:

@@ -128,6 +128,12 @@ def test_a_trace_is_stretched_to_the_load_and_keeps_its_rhythm() -> None:
     assert load_of(instance, moments[-1] * 4 / 3) == pytest.approx(0.5)
 
 
+def test_a_recorded_trace_keeps_its_own_times() -> None:
+    trace = tuple(Arrival(when) for when in (0.0, 1.0, 5.0, 6.0))
+    instance = make_instance(Workload(jobs=4, model="m", trace=trace, recorded=True), (DEVICE,), 0.5, 2, 1)
+    assert [each.release for each in instance.requests] == pytest.approx([0.0, 1.0, 5.0, 6.0])
+
+
 def test_a_trace_that_is_too_short_begins_again() -> None:
     trace = (Arrival(0.0), Arrival(1.0))
     instance = make_instance(Workload(jobs=7, model="m", trace=trace), (DEVICE,), 1, 2, 1)
