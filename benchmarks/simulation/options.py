@@ -136,6 +136,9 @@ def _add_output(group: "argparse._ArgumentGroup") -> None:
     group.add_argument("--records", action="store_true", help="with each request's fate")
     group.add_argument("--plots", type=Path, metavar="FOLDER", help="draw attainment, queue and timeline into FOLDER")
     group.add_argument(
+        "--bounds", type=Path, metavar="FILE", help="upper bounds of these cells, as yardstick.py has them"
+    )
+    group.add_argument(
         "--window", type=float, nargs=2, metavar=("A", "B"), help="seconds that the timeline shows (default: a piece)"
     )
 

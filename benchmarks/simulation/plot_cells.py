@@ -5,14 +5,14 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
+from simulation.bounds import Cell
 from simulation.style import INK, new_figure, policy_colours, save
 from simulation.summary import Summary
 
-Bounds = Mapping[tuple[float, float], float]
-"""Upper bounds of attainment (0 to 1) by SLO scale and load."""
 
-
-def plot_attainment(rows: Sequence[Summary], bounds: Bounds, figure_name: str, title: str, path: Path) -> Path:
+def plot_attainment(
+    rows: Sequence[Summary], bounds: Mapping[Cell, float], figure_name: str, title: str, path: Path
+) -> Path:
     """A panel for each SLO scale: a line for each scheduler with its deviation over the seeds, and the bound where there is one."""
     scales = sorted({row.slo_scale for row in rows})
     colours = policy_colours(list(dict.fromkeys(row.label for row in rows)))

@@ -1,9 +1,10 @@
 """Tables for people, in Markdown: they read well in a terminal, and go into `benchmarks/LOG.md` as they are."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from simulation.bounds import Cell
 from simulation.summary import Summary
 
 
@@ -49,18 +50,22 @@ def cell_table(rows: Sequence[Summary]) -> str:
     return _markdown([column.title for column in _COLUMNS], [[column.text(row) for column in _COLUMNS] for row in rows])
 
 
-def matrix(rows: Sequence[Summary], figure: str) -> str:
-    """A figure in per cent: a row for each cell and one for their mean, a column for each scheduler."""
+def matrix(rows: Sequence[Summary], figure: str, bounds: Mapping[Cell, float]) -> str:
+    """A figure in per cent: a row for each cell and one for their mean, a column for each scheduler, and the bound where it is known."""
     labels = list(dict.fromkeys(row.label for row in rows))
     cells = list(dict.fromkeys((row.slo_scale, row.load) for row in rows))
-    known = {(row.slo_scale, row.load, row.label): row.mean[figure] for row in rows}
+    columns = {
+        label: {(row.slo_scale, row.load): row.mean[figure] for row in rows if row.label == label} for label in labels
+    }
+    if all(cell in bounds for cell in cells):
+        columns["bound"] = dict(bounds)
     lines = [
-        [f"{scale:g} / {load:g}", *(f"{100 * known[scale, load, label]:.1f}" for label in labels)]
+        [f"{scale:g} / {load:g}", *(f"{100 * column[scale, load]:.1f}" for column in columns.values())]
         for scale, load in cells
     ]
-    means = [sum(known[*cell, label] for cell in cells) / len(cells) for label in labels]
+    means = [sum(column[cell] for cell in cells) / len(cells) for column in columns.values()]
     lines.append(["mean", *(f"{100 * mean:.1f}" for mean in means)])
-    return _markdown(["SLO scale / load", *labels], lines)
+    return _markdown(["SLO scale / load", *columns], lines)
 
 
 def _markdown(titles: list[str], lines: list[list[str]]) -> str:

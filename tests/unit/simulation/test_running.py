@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 from pathlib import Path
 
 import pytest
@@ -126,10 +127,14 @@ def test_the_command_prints_a_table_for_each_cell_and_writes_json_and_plots(
     stages = '{"clip": [10, 11], "unet": [20, 25, 30], "vae": [8, 12]}'
     (tmp_path / "profiles.json").write_text('{"profiles": {"fast-m-512": ' + stages + "}}")
     flags = f"--profile {tmp_path}/profiles.json:fast-m-512 --jobs 30 --load 0.8 --slo-scale 2 3 --policy fifo --processes 1"
-    main([*flags.split(), "--json", f"{tmp_path}/out.json", "--plots", f"{tmp_path}/plots", "--records"])
+    bounds = [{"load": 0.8, "slo_scale": scale, "attainment": 0.987, "attainment_evaluations": 1.0} for scale in (2, 3)]
+    (tmp_path / "bounds.json").write_text(json.dumps({"bounds": bounds}))
+    files = f"--json {tmp_path}/out.json --records --plots {tmp_path}/plots --bounds {tmp_path}/bounds.json"
+    main([*flags.split(), *files.split()])
     printed = capsys.readouterr().out
     assert "load 0.8, SLO scale 3" in printed
     assert "| fifo" in printed
+    assert "98.7" in printed
     assert '"records"' in (tmp_path / "out.json").read_text()
     drawn = sorted(path.name for path in (tmp_path / "plots").iterdir())
-    assert drawn == ["attainment.png", "evaluations.png", "queues.png", "timeline-fifo.png"]
+    assert drawn == ["attainment-evaluations.png", "attainment.png", "queues.png", "timeline-fifo.png"]
