@@ -95,6 +95,28 @@ def test_a_step_is_issued_without_waiting_for_the_device(shapes):
     assert stepped.span.wait() > 0
 
 
+def test_a_spilled_latent_leaves_the_device_without_waiting_and_goes_on_as_it_was(shapes):
+    plan = shapes.prepare(parameters("dpmpp_2m", 1))
+    kept, spilled = (shapes.begin(plan, shapes.encode([plan]).conditioning[0], 1) for _ in range(2))
+    for _ in range(3):
+        shapes.step([kept]).span.wait()
+        shapes.step([spilled]).span.wait()
+    shapes.park(spilled)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        shapes.spill(spilled)
+        on_host = spilled.trajectory.state
+        shapes.recall(spilled)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert on_host.is_pinned()
+    assert on_host.device.type == "cpu"
+    shapes.step([kept]).span.wait()
+    shapes.step([spilled]).span.wait()
+    assert bool((kept.trajectory.state == spilled.trajectory.state).all())
+    assert spilled.conditioning.prompt.is_cuda
+
+
 def test_the_gap_between_two_steps_is_measured_on_the_device(shapes):
     plan = shapes.prepare(parameters("ddim", 1))
     state = shapes.begin(plan, shapes.encode([plan]).conditioning[0], 1)

@@ -1,13 +1,17 @@
 """Any schedule of joins, leaves, parks and neighbours gives each latent the picture that it has alone."""
 
+import collections
 import functools
+from typing import ClassVar
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from collodion.wire.jobs import LatentId, Stage
+from collodion.worker.families.device import Device
 from collodion.worker.sampling.probing import probe
 
 JOBS = {
@@ -97,6 +101,61 @@ def test_reproducible_pictures_are_the_same_bit_for_bit(schedule, reproducible_t
     for job, fields in JOBS.items():
         assert bool((spied.latents[fields["seed"]] == latents[fields["seed"]]).all())
         assert (crowd[job] == pictures[job]).all()
+
+
+class Elsewhere(Device):
+    """A device with a host that is not itself: what was moved to it is of no use where it was."""
+
+    moves: ClassVar = collections.Counter()
+
+    def to_host(self, tensor):
+        if not tensor.is_floating_point():
+            return tensor  # of a picture
+        self.moves["to host"] += 1
+        copy = tensor.clone()
+        tensor.fill_(torch.nan)
+        return copy
+
+    def to_device(self, tensor):
+        self.moves["to device"] += 1
+        return tensor.clone()
+
+
+@settings(quick, max_examples=12)
+@given(schedule=schedules(), run_ahead=st.integers(0, 1))
+def test_a_latent_that_was_spilled_draws_the_same_picture_bit_for_bit(schedule, run_ahead, tiny, drive, spy):
+    runs = []
+    for parked_mib in (512, 0):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(tiny, "_device", Elsewhere(tiny._device.place, tiny._device.dtype))
+            spied = spy(tiny)
+            spied.run_ahead = run_ahead
+            pictures = run_schedule(drive(spied, parked_mib=parked_mib, **bounds(tiny)), schedule)
+            runs.append((pictures, spied.latents))
+    (kept, kept_latents), (spilled, spilled_latents) = runs
+    for job, fields in JOBS.items():
+        assert (kept[job] == spilled[job]).all()
+        assert bool((kept_latents[fields["seed"]] == spilled_latents[fields["seed"]]).all())
+
+
+def test_what_is_spilled_is_really_moved(tiny, drive, monkeypatch):
+    elsewhere = Elsewhere(tiny._device.place, tiny._device.dtype)
+    elsewhere.moves.clear()
+    monkeypatch.setattr(tiny, "_device", elsewhere)
+    driver = drive(tiny, parked_mib=0)
+    driver.order("job", images=2, steps=5)
+    first, second = LatentId("job", 0), LatentId("job", 1)
+    driver.wish([first, second])
+    driver.engine.round()
+    driver.wish([first], parked=[second])
+    driver.engine.round()
+    assert elsewhere.moves["to host"] == 1  # its own tensor; the prompts are still read by the first image
+    driver.wish([], parked=[first, second])
+    driver.engine.round()
+    assert elsewhere.moves["to host"] == 4  # the other one's, and both prompts
+    driver.wish([first, second])
+    driver.finish()
+    assert {latent.stage for latent in driver.outbox.held.latents} == {Stage.DONE}
 
 
 @settings(quick, max_examples=8)

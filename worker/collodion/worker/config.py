@@ -58,6 +58,13 @@ class WorkerConfig:
         low=1,
         high=65536,
     )
+    parked_mib: int = setting(
+        512,
+        "Device memory for latents that are parked or wait their turn, in MiB; little makes them travel to host memory and back"
+        " whenever they do, much leaves too little for batches and they fail.",
+        low=0,
+        high=1_048_576,
+    )
     encode_batch: int = setting(
         8,
         "Jobs whose prompts are encoded at once; many delay the next step, few make a burst wait longer.",

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from typing import Protocol
 
-from collodion.wire.jobs import Failure, Reason, Stage
+from collodion.wire.jobs import Failure, Reason
 from collodion.wire.to_worker import Membership
 from collodion.worker.config import WorkerConfig
 from collodion.worker.faults import try_rows
@@ -22,6 +22,7 @@ from collodion.worker.lanes import Keeper, Lanes
 from collodion.worker.latent import ENDED, Latent
 from collodion.worker.news import News
 from collodion.worker.outbox import Outbox
+from collodion.worker.parking import Parking
 from collodion.worker.window import Window
 
 _log = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ class Engine:
         self._stopping = False
         self._applied: Membership = inbox.newest
         self._window = Window(config.max_batch)
+        self._parking = Parking(config.parked_mib << 20, self._fail)
         self._changed = False
 
     def wake(self) -> None:
@@ -113,17 +115,9 @@ class Engine:
     def _form_window(self) -> None:
         self._changed = False
         entered, left = self._window.form(self._holdings.line)
-        for latent in left:
-            self._park(latent)
-        for latent in entered:
-            latent.stage = Stage.ENCODING if latent.state is None else Stage.DENOISING
+        self._parking.change(entered, left, self._holdings.held.latents)
         self._window.gather()
         self._news.urge()
-
-    def _park(self, latent: Latent) -> None:
-        if latent.state is not None:
-            latent.job.loaded.park(latent.state)
-        latent.stage = Stage.PARKED
 
     def _fail_refused(self) -> None:
         for latent in self._holdings.line:

@@ -61,7 +61,8 @@ class Holdings:
     def _drop(self, names: Iterable[LatentId]) -> None:
         for name in names:
             latent = self._latents.pop(name)
-            latent.dropped, latent.state = True, None
+            latent.dropped = True
+            latent.free()
 
     def _drop_all(self) -> None:
         self._drop(tuple(self._latents))

@@ -124,7 +124,7 @@ class Lanes:
     def _decoded(self, rows: list[Latent], decoded: Decoded) -> None:
         self._sample("decode", rows[0].job, len(rows), decoded.span.wait())
         for latent, picture in zip(rows, decoded.pictures(), strict=True):
-            latent.state = None
+            latent.free()
             if picture is None:
                 self._fail(latent, non_finite(latent))
             elif latent.stage is Stage.DECODING and not latent.dropped:

@@ -52,7 +52,8 @@ class WorkerJob:
 class Latent:
     """One image in the making. `state` is the family's own, from the first step to the decoding.
 
-    `cap` bounds the window that it leads; None: only the worker does.
+    `cap` bounds the window that it leads; None: only the worker does. `spilled_bytes` is how much of the device's memory its
+    state would take while it lies on the host; 0: it does not.
     """
 
     id: LatentId
@@ -63,6 +64,7 @@ class Latent:
     steps: int = 0
     course: tuple[int, ...] = ()
     state: Any = None
+    spilled_bytes: int = 0
     image: StoredImage | None = None
     failure: Failure | None = None
     dropped: bool = False
@@ -107,9 +109,14 @@ class Latent:
         self.image = image
         self.stage = Stage.DONE
 
+    def free(self) -> None:
+        """Gives back its memory."""
+        self.state, self.spilled_bytes = None, 0
+
     def fail(self, failure: Failure) -> None:
         """It came to nothing; its memory is freed."""
-        self.state, self.failure = None, failure
+        self.free()
+        self.failure = failure
         self.stage = Stage.STOPPED
 
     def report(self) -> LatentReport:

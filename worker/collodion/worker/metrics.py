@@ -48,11 +48,19 @@ class WorkerMetrics:
             "collodion_worker_scheduler_away", "1: silent for too long.", registry=self.registry
         )
         self._latents = Gauge("collodion_worker_latents", "Latents held.", ["stage"], registry=self.registry)
+        self._spilled = Gauge(
+            "collodion_worker_spilled_latents", "Latents whose state lies in host memory.", registry=self.registry
+        )
+        self._spilled_bytes = Gauge(
+            "collodion_worker_spilled_bytes", "Device memory that they would take.", registry=self.registry
+        )
 
     def show_latents(self, held: Callable[[], Held]) -> None:
-        """Counts the latents held, by stage, whenever somebody asks."""
+        """Counts the latents held, by stage, and those spilled, whenever somebody asks."""
         for stage in Stage:
             self._latents.labels(stage).set_function(functools.partial(_count, held, stage))
+        self._spilled.set_function(lambda: float(sum(latent.spilled_bytes > 0 for latent in held().latents)))
+        self._spilled_bytes.set_function(lambda: float(sum(latent.spilled_bytes for latent in held().latents)))
 
     def failed(self, reason: Reason) -> None:
         """Notes that a latent came to nothing."""

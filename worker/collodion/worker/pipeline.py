@@ -97,6 +97,15 @@ class Pipeline(Protocol[PlanT, ConditioningT, StateT]):
     def park(self, state: StateT) -> None:
         """Lets go of memory that the latent shares with its last batch."""
 
+    def state_bytes(self, state: StateT) -> int:
+        """Device memory of a parked latent; what it shares with others of its job is counted in full."""
+
+    def spill(self, state: StateT) -> None:
+        """Moves a parked latent to host memory. Nothing but `recall` is asked of it then."""
+
+    def recall(self, state: StateT) -> None:
+        """Moves it back, as it was bit for bit."""
+
     def snapshot(self, state: StateT) -> Any:
         """What the latent is going to be, as far as is known now, for `preview`; costs next to nothing, later steps leave it."""
 

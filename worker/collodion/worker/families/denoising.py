@@ -1,7 +1,8 @@
 """What the Stable Diffusion family keeps of a job and of a latent between two steps."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from weakref import WeakSet
 
 import torch
 
@@ -17,15 +18,29 @@ class SamplingPlan(Plan):
     table: SamplerTable
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Conditioning:
-    """What the text encoder made of a job's prompts: (tokens, width) each; `negative` is None without guidance."""
+    """What the text encoder made of a job's prompts: (tokens, width) each; `negative` is None without guidance.
+
+    The job's latents share it; `readers` are those of them that are on the device, and it lies on the host when there are none.
+    """
 
     prompt: torch.Tensor
     negative: torch.Tensor | None
+    readers: "WeakSet[Denoising]" = field(default_factory=WeakSet)
+
+    @property
+    def nbytes(self) -> int:
+        """Of both."""
+        return self.prompt.nbytes + (0 if self.negative is None else self.negative.nbytes)
+
+    def move(self, moved: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """Puts what `moved` makes of each tensor in its place."""
+        prompt, negative = moved(self.prompt), None if self.negative is None else moved(self.negative)
+        self.prompt, self.negative = prompt, negative
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, slots=True, weakref_slot=True)
 class Denoising:
     """A latent in the making."""
 

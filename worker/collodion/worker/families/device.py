@@ -37,11 +37,15 @@ class Device:
         return CudaSpan(self.place) if self.place.type == "cuda" else HostSpan()
 
     def to_host(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A copy on the host, complete once the span in which this was called is over; on a CPU the tensor itself."""
+        """A copy on the host, complete once a span is over that ends after this; on a CPU the tensor itself."""
         if self.place.type != "cuda":
             return tensor
         pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
         return pinned.copy_(tensor, non_blocking=True)
+
+    def to_device(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The way back from `to_host`, which need not be complete: both are in order on one stream. On a CPU the tensor itself."""
+        return tensor.to(self.place, non_blocking=True)
 
 
 class CudaSpan:

@@ -148,6 +148,17 @@ class Simulated:
     def park(self, state: SimulatedLatent) -> None:
         """See Pipeline. There is nothing to let go of."""
 
+    def state_bytes(self, state: SimulatedLatent) -> int:
+        """See Pipeline. As much as a real latent of that size: four float32 a pixel of it, which stands for 8 by 8."""
+        parameters = state.plan.parameters
+        return parameters.width * parameters.height // 4
+
+    def spill(self, state: SimulatedLatent) -> None:
+        """See Pipeline. There is nothing to move."""
+
+    def recall(self, state: SimulatedLatent) -> None:
+        """See Pipeline. There is nothing to move."""
+
     def snapshot(self, state: SimulatedLatent) -> tuple[Parameters, int, float]:
         """See Pipeline."""
         return state.plan.parameters, state.seed, state.evaluations / (len(state.plan.course) - 1)

@@ -70,18 +70,23 @@ class StableDiffusion:
         with self._device.span() as span, memory_errors():
             padding = [""] * (self._encode_rows - len(different))
             encoded, _ = self._pipeline.encode_prompt([*different, *padding], self._device.place, 1, False)
-        states = dict(zip(different, encoded, strict=False))
-        return Encoded(
-            span,
-            [Conditioning(states[job.prompt], states[job.negative_prompt] if job.guided else None) for job in jobs],
-        )
+            states = dict(zip(different, encoded, strict=False))
+            # Copies: a view of the batch would keep all of it in memory until the last of its jobs is gone.
+            conditioning = [
+                Conditioning(states[job.prompt].clone(), states[job.negative_prompt].clone() if job.guided else None)
+                for job in jobs
+            ]
+        return Encoded(span, conditioning)
 
     @torch.inference_mode()
     def begin(self, plan: SamplingPlan, conditioning: Conditioning, seed: int) -> Denoising:
         """See Pipeline."""
         shape = self._shape_of(plan.parameters)
-        trajectory = Trajectory.begin(plan.table, seed, shape, self._device.place, self._device.dtype)
-        return Denoising(trajectory, conditioning, plan.parameters.guidance_scale)
+        with memory_errors():
+            trajectory = Trajectory.begin(plan.table, seed, shape, self._device.place, self._device.dtype)
+            state = Denoising(trajectory, conditioning, plan.parameters.guidance_scale)
+            self._read(state)
+        return state
 
     @torch.inference_mode()
     def step(self, states: Sequence[Denoising]) -> Stepped:
@@ -114,7 +119,31 @@ class StableDiffusion:
     @torch.inference_mode()
     def park(self, state: Denoising) -> None:
         """See Pipeline."""
-        state.trajectory.compact()
+        with memory_errors():
+            state.trajectory.compact()
+
+    def state_bytes(self, state: Denoising) -> int:
+        """See Pipeline."""
+        return state.trajectory.state.nbytes + state.conditioning.nbytes
+
+    @torch.inference_mode()
+    def spill(self, state: Denoising) -> None:
+        """See Pipeline. The prompts go with the last of their job's latents."""
+        readers = state.conditioning.readers
+        with memory_errors():
+            spilled = self._device.to_host(state.trajectory.state)
+            if len(readers) == 1:
+                state.conditioning.move(self._device.to_host)
+        readers.discard(state)
+        state.trajectory.state = spilled
+
+    @torch.inference_mode()
+    def recall(self, state: Denoising) -> None:
+        """See Pipeline."""
+        with memory_errors():
+            recalled = self._device.to_device(state.trajectory.state)
+            self._read(state)
+        state.trajectory.state = recalled
 
     @torch.inference_mode()
     def snapshot(self, state: Denoising) -> torch.Tensor:
@@ -129,6 +158,10 @@ class StableDiffusion:
     def preview(self, snapshot: torch.Tensor) -> Picture:
         """See Pipeline. On a GPU this thread waits for what was queued before, and no other one does."""
         return to_rgb(snapshot.cpu(), self._rgb_map)
+
+    def _read(self, state: Denoising) -> None:
+        state.conditioning.move(self._device.to_device)
+        state.conditioning.readers.add(state)
 
     def _shape_of(self, parameters: Parameters) -> tuple[int, int, int]:
         """(C, H, W) of a job's latents."""
