@@ -4,10 +4,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
+from matplotlib.ticker import StrMethodFormatter
 
 from simulation.bounds import Cell
 from simulation.style import INK, new_figure, policy_colours, save
 from simulation.summary import Summary
+
+_QUEUE_TICKS = (0, 5, 10, 20, 50, *(digit * 10**power for power in range(2, 6) for digit in (1, 2, 5)))
 
 
 def plot_attainment(
@@ -22,6 +25,7 @@ def plot_attainment(
         for label, colour in colours.items():
             line = sorted((row for row in rows if row.slo_scale == scale and row.label == label), key=_load)
             _draw_line(axes, line, figure_name, label, colour)
+        axes.set_xticks(sorted({row.load for row in rows}))
         bound = sorted((load, 100 * share) for (each, load), share in bounds.items() if each == scale)
         if bound:
             axes.plot(*zip(*bound, strict=True), color=INK, linestyle=(0, (4, 2)), linewidth=1.2, label="upper bound")
@@ -45,7 +49,12 @@ def plot_queues(rows: Sequence[Summary], slo_scale: float, path: Path) -> Path:
                 times, counts = zip(*row.runs[0].in_system, strict=True)
                 axes.step(times, counts, where="post", color=colours[row.label], linewidth=1.1, label=row.label)
         axes.set(ylabel="requests\nin the system", title=f"load {load:g}, SLO {slo_scale:g} × standalone")
-        axes.set_ylim(bottom=0)
+        # Linear up to ten, then logarithmic: a queue that is kept short and one that grows without end are both to be seen.
+        axes.set_yscale("symlog", linthresh=10)
+        most = axes.get_ylim()[1]
+        axes.set_yticks([tick for tick in _QUEUE_TICKS if tick <= most])
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.set_ylim(0, most)
         axes.margins(x=0.01)
     panels[-1].set_xlabel("seconds")
     handles, labels = panels[0].get_legend_handles_labels()
@@ -59,18 +68,25 @@ def _draw_line(axes: Axes, line: Sequence[Summary], figure_name: str, label: str
     spread = [100 * row.deviation[figure_name] for row in line]
     low = [mean - each for mean, each in zip(means, spread, strict=True)]
     high = [mean + each for mean, each in zip(means, spread, strict=True)]
-    strong = label.startswith("slack")
     axes.fill_between(loads, low, high, color=colour, alpha=0.13, linewidth=0)
+    # The default policy lies below, broad, and the others on it, dashed: so lines that coincide are all seen.
+    strong = label.startswith("slack")
     axes.plot(
         loads,
         means,
         color=colour,
-        linewidth=2.6 if strong else 1.6,
+        linewidth=4.0 if strong else 1.6,
+        linestyle="-" if strong else _dashes(label),
         marker="o",
-        markersize=5 if strong else 3.5,
+        markersize=7 if strong else 4,
         label=label,
-        zorder=3 if strong else 2,
+        zorder=2 if strong else 3,
     )
+
+
+def _dashes(label: str) -> str | tuple[int, tuple[float, ...]]:
+    """Policies with EDF are dashed, those with FIFO and their like are not."""
+    return (0, (2.5, 1.5)) if label.startswith("edf") else "-"
 
 
 def _load(row: Summary) -> float:

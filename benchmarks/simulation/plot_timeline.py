@@ -2,8 +2,8 @@
 
 1. A band for each worker, a row in it for each place in the batch; a job has one colour. White lines part the evaluations.
 2. Encoding and decoding hold the whole device: grey columns, in which the latents concerned are hatched.
-3. A job's deadline is a diamond of its colour in the row in which its last latent was decoded: a dotted line leads from the finish to it,
-   the time that was left. Where the job was late, both are rimmed red, and the line leads back.
+3. A job's deadline is a diamond of its colour above the row in which its last latent was decoded: a dotted line leads from the finish to
+   it, the time that was left. Where the job was late, both are rimmed red, and the line leads back.
 """
 
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ def plot_timeline(result: Result, label: str, window: Window | None, path: Path)
     heights = {
         worker: 1 + max((row for each in band for row in each.rows), default=0) for worker, band in bands.items()
     }
-    figure = new_figure(13, 1.3 + 0.26 * sum(max(3, height) for height in heights.values()))
+    figure = new_figure(13, 1.4 + 0.3 * sum(max(3, height) for height in heights.values()))
     panels = figure.subplots(
         len(bands), 1, sharex=True, squeeze=False, height_ratios=[max(3, height) for height in heights.values()]
     )[:, 0]
@@ -84,7 +84,7 @@ def _draw_band(axes: Axes, band: Sequence[Placed], height: int, numbers: dict[st
             start, length = each.segment.start - ORIGIN, each.segment.end - each.segment.start
             columns.append(Rectangle((start, -0.1), length, height + 0.2))
             for latent, row in zip(each.segment.latents, each.rows, strict=True):
-                patches.append(Rectangle((start, row + 0.06), length, 0.88))
+                patches.append(Rectangle((start, row + 0.12), length, 0.76))
                 colours.append(job_colour(numbers.get(latent.job, 0)))
             step = length / max(1, each.segment.evaluations)
             boundaries += [
@@ -133,13 +133,13 @@ def _draw_deadlines(axes: Axes, band: Sequence[Placed], result: Result, numbers:
         if request.slo_s is None:
             continue
         rim = INK if result.records[number].on_time else LATE
-        line = [finish, request.deadline], [row + 0.5] * 2
+        line = [finish, request.deadline], [row + 1.0] * 2
         axes.plot(*line, color=rim, linewidth=0.9, linestyle=(0, (1, 1.6)), zorder=4)
         axes.plot(*line, color=job_colour(number), marker="D", markevery=[1], **_diamond(rim), zorder=7)
 
 
 def _diamond(rim: str) -> dict[str, Any]:
-    return {"linestyle": "none", "markersize": 6, "markeredgecolor": rim, "markeredgewidth": 1.5}
+    return {"linestyle": "none", "markersize": 5, "markeredgecolor": rim, "markeredgewidth": 1.3}
 
 
 def _legend() -> list[Patch | Line2D]:
