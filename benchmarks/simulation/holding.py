@@ -34,9 +34,8 @@ class VirtualLatent:
     evaluations: int = 0
     dropped: bool = False
 
-    def report(self, under_way: int = 0) -> LatentReport:
-        """As the scheduler is told, `under_way` evaluations further than noted here."""
-        done = self.evaluations + under_way
+    def report(self, done: int) -> LatentReport:
+        """As the scheduler is told; `done` are its evaluations up to the last boundary."""
         return LatentReport(self.id, self.stage, done, done, self._image() if self.stage is Stage.DONE else None)
 
     def _image(self) -> StoredImage:

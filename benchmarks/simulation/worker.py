@@ -82,10 +82,7 @@ class VirtualWorker:
 
     def beat(self) -> None:
         """Says everything."""
-        done = self._done_in_stretch()
-        within = set(self._window) if done else ()
-        latents = list(self._held.latents.values())
-        reports = tuple(latent.report(done if latent in within else 0) for latent in latents)
+        standing = self._standing()
         device = self._device
         state = WorkerState(
             incarnation=self.incarnation,
@@ -96,38 +93,47 @@ class VirtualWorker:
             max_resident=device.max_resident,
             scheduler=self._held.scheduler,
             membership=self._held.number,
-            latents=reports,
+            latents=tuple(latent.report(done) for latent, done in standing),
             device_kind=device.kind,
             encode_batch=device.encode_batch,
             decode_batch=device.decode_batch,
         )
-        self._told = {
-            latent: (report.stage, report.evaluations) for latent, report in zip(latents, reports, strict=True)
-        }
+        self._told = {latent: (latent.stage, done) for latent, done in standing}
         self._say(self, state)
 
     def _report(self) -> None:
         told = self._told
-        news = [
-            latent for latent in self._held.latents.values() if told.get(latent) != (latent.stage, latent.evaluations)
-        ]
+        news = [(latent, done) for latent, done in self._standing() if told.get(latent) != (latent.stage, done)]
         if not news and not self._applied_untold:
             return
         self._applied_untold = False
-        for latent in news:
-            told[latent] = latent.stage, latent.evaluations
+        for latent, done in news:
+            told[latent] = latent.stage, done
         self._say(
             self,
             WorkerReport(
                 incarnation=self.incarnation,
                 scheduler=self._held.scheduler,
                 membership=self._held.number,
-                latents=tuple(latent.report() for latent in news),
+                latents=tuple(latent.report(done) for latent, done in news),
                 lanes=self._samples.take(),
                 missing=self._held.missing,
-                age_s=self._agenda.now - self._round_at,
+                age_s=self._agenda.now - self._last_boundary(),
             ),
         )
+
+    def _standing(self) -> list[tuple[VirtualLatent, int]]:
+        """Every latent, with its evaluations up to the last boundary."""
+        under_way = self._boundaries_passed()
+        within = set(self._window) if under_way else ()
+        return [
+            (latent, latent.evaluations + (under_way if latent in within else 0))
+            for latent in self._held.latents.values()
+        ]
+
+    def _last_boundary(self) -> float:
+        passed = self._boundaries_passed()
+        return self._ends[passed] if passed else self._round_at
 
     # ------------------------------------------------------------------ a round
 
@@ -263,5 +269,6 @@ class VirtualWorker:
                 self._finished.append(latent)
         self._round()
 
-    def _done_in_stretch(self) -> int:
+    def _boundaries_passed(self) -> int:
+        """Of the stretch that is under way, after its start."""
         return bisect_right(self._ends, self._agenda.now) - 1 if self._ends else 0

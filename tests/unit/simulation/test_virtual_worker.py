@@ -137,6 +137,19 @@ def test_a_beat_tells_how_far_a_latent_is_within_a_stretch() -> None:
     assert state.membership == 1
 
 
+def test_a_report_says_how_old_the_last_boundary_is() -> None:
+    bench = Bench(store_s=0.25)
+    bench.tell(0.0, membership(1, ["a", "b"], [order("a", 1), order("b", 8)]))
+    bench.run()
+    ages = {when: message.age_s for when, message in bench.said}
+    # Encoded within the first round; a step of both to 1.6875, decoded within the next one to 2.1875, and stored 0.25 later.
+    assert bench.batches()[2][:3] == ("decode", 1.6875, 2.1875)
+    assert ages[1.5] == 1.5
+    stored = next(report for when, report in bench.reports() if when == 2.4375)
+    assert stored == {"a/0": ("done", 1), "b/0": ("denoising", 3)}
+    assert ages[2.4375] == 0.0
+
+
 def test_each_kind_of_batch_is_sampled_once_a_report() -> None:
     bench = Bench()
     bench.tell(0.0, membership(1, ["a"], [order("a", 3)]))
