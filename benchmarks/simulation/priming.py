@@ -2,11 +2,11 @@
 
 from collodion.scheduler.core import Core
 from simulation.instance import Device, seconds
-from simulation.truth import DECODE, ENCODE, STEP
+from simulation.truth import DECODE, ENCODE, STEP, STORE
 
 
-def prime(core: Core, devices: tuple[Device, ...]) -> None:
-    """Teaches the exact profile of every kind of device: what a batch of every size takes."""
+def prime(core: Core, devices: tuple[Device, ...], store_s: float) -> None:
+    """Teaches the exact profile of every kind of device: what a batch of every size takes, and storing a picture."""
     for device in {device.kind: device for device in devices}.values():
         for key, costs in device.costs.items():
             lanes = {
@@ -17,4 +17,6 @@ def prime(core: Core, devices: tuple[Device, ...]) -> None:
                     (DECODE, costs.decode, device.decode_batch),
                 )
             }
+            if store_s:
+                lanes[STORE] = {1: store_s}
             core.costs.load(device.kind, key, lanes)

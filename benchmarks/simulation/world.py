@@ -93,7 +93,7 @@ class World:
         self._heard_last = started
         self._workers = self._made_workers()
         if conditions.primed:
-            prime(self._core, instance.devices)
+            prime(self._core, instance.devices, conditions.store_s)
 
     @property
     def now(self) -> float:
