@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
     )
     whole.add_argument("--version", action="version", version=f"collodion {version('collodion')}")
     commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_generate, _jobs, _watch, _why, _cancel, _models, _tiers, _serve, _demo):
+    for add in (_generate, _jobs, _watch, _why, _cancel, _models, _tiers, _serve, _demo, _profile):
         add(commands)
     return whole
 
@@ -162,15 +162,7 @@ def _serve(commands: Any) -> None:
     command.add_argument("--config", type=Path, metavar="FILE", help="TOML with a table for each process")
     command.add_argument("--log-format", choices=("text", "json"))
     command.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
-    command.add_argument(
-        "--set",
-        dest="settings",
-        action="append",
-        type=_setting,
-        default=[],
-        metavar="PROCESS.SETTING=VALUE",
-        help="any setting of any process, for example worker.max_batch=4; repeatable",
-    )
+    _settings(command)
 
 
 def _demo(commands: Any) -> None:
@@ -180,6 +172,43 @@ def _demo(commands: Any) -> None:
     command.add_argument("--steps", type=int, help="denoising steps (default: the model's)")
     command.add_argument("--seed", type=int, help="default: random")
     _output(command)
+
+
+def _profile(commands: Any) -> None:
+    command = _command(
+        commands, "profile", "measure what a model costs on this machine, by batch size", asks_server=False
+    )
+    command.add_argument(
+        "model", metavar="MODEL", nargs="?", default="shapes", help="shapes, simulated or NAME=FOLDER (default: shapes)"
+    )
+    command.add_argument("--device", metavar="DEVICE", help="auto, cpu or cuda:N (default: auto)")
+    command.add_argument(
+        "--sizes", metavar="WxH,…", help="of the pictures, for example 512x512,768x768 (default: the model's)"
+    )
+    command.add_argument("--batches", metavar="N-N,…", help="batch sizes, for example 1-8,12,16 (default: 1-16)")
+    command.add_argument("--rounds", metavar="N", help="how often each is measured (default: 7)")
+    command.add_argument(
+        "--output",
+        type=Path,
+        default=Path("profile.json"),
+        metavar="FILE",
+        help="where the profile goes; other profiles in that file stay (default: profile.json)",
+    )
+    command.add_argument("--plot", type=Path, metavar="FILE.png", help="draw it, too")
+    command.add_argument("--config", type=Path, metavar="FILE", help="TOML with the worker's settings")
+    _settings(command)
+
+
+def _settings(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--set",
+        dest="settings",
+        action="append",
+        type=_setting,
+        default=[],
+        metavar="PROCESS.SETTING=VALUE",
+        help="any setting of any process, for example worker.max_batch=4; repeatable",
+    )
 
 
 def _output(command: argparse.ArgumentParser) -> None:

@@ -28,6 +28,12 @@ def _demo(arguments: argparse.Namespace) -> None:
     demo(arguments)
 
 
+def _profile(arguments: argparse.Namespace) -> None:
+    from collodion.client.cli.profile import profile
+
+    profile(arguments)
+
+
 _COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "generate": jobs.generate,
     "jobs": jobs.jobs,
@@ -38,6 +44,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "tiers": jobs.tiers,
     "serve": _serve,
     "demo": _demo,
+    "profile": _profile,
 }
 
 
