@@ -63,7 +63,7 @@ class Admission:
                 return Verdict(job)
             if job.spec.deadline_policy is DeadlinePolicy.DEGRADE and self._degrade(job, now):
                 return Verdict(job, warning=f"{job.spec.parameters.steps} steps, so that the deadline is met")
-        self._policy.turn_away(now)
+        self._policy.fillers.turn_away(now)
         if job.spec.deadline_policy is DeadlinePolicy.BEST_EFFORT:
             self._policy.hope(job)
             return Verdict(job)

@@ -60,7 +60,8 @@ class Core:
         self.book = JobBook()
         self.fleet = Fleet(config.batch_cap)
         self.watchers = Watchers(self._outbox)
-        backlog, planner = Backlog(), Planner(self.fleet, self.costs)
+        backlog = Backlog()
+        planner = Planner(self.fleet, self.costs, full_batches=config.policy is PolicyName.EDF_PREDICT)
         policy, admission = _policy(config, planner, backlog)
         self.dispatch = Dispatch(incarnation, self.fleet, policy, backlog, self.costs, self._outbox)
         self.frontends = Frontends(self._outbox)
@@ -181,7 +182,7 @@ def _policy(config: SchedulerConfig, planner: Planner, backlog: Backlog) -> tupl
         return Static(config.static_size, config.static_timeout_s), None
     if name in (PolicyName.SLACK, PolicyName.EDF_PREDICT):
         shares = Shares()
-        policy = Slack(planner, backlog, shares, config.patience_s)
+        policy = Slack(planner, backlog, shares, config.patience_s, offers_again=name is PolicyName.SLACK)
         return policy, Admission(policy, shares, config.tier_infos())
     by_deadline, drop = name is PolicyName.EDF_DROP, name in (PolicyName.EDF_DROP, PolicyName.FIFO_DROP)
     return InOrder(by_deadline, drop), None

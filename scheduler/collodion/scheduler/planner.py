@@ -39,9 +39,10 @@ class Trial:
 class Planner:
     """The plans of all workers."""
 
-    def __init__(self, fleet: Fleet, model: CostModel) -> None:
+    def __init__(self, fleet: Fleet, model: CostModel, full_batches: bool = False) -> None:
         self._fleet = fleet
         self._model = model
+        self._full_batches = full_batches
         self.plans: dict[bytes, WorkerPlan] = {}
         self.played = 0
 
@@ -51,7 +52,7 @@ class Planner:
         """The worker's plan, brought up to now."""
         plan = self.plans.get(worker.peer)
         if plan is None or plan.worker is not worker:
-            plan = self.plans[worker.peer] = WorkerPlan(worker, WorkerCosts(worker, self._model), now)
+            plan = self.plans[worker.peer] = WorkerPlan(worker, self._worker_costs(worker), now)
         plan.advance(now)
         return plan
 
@@ -74,6 +75,10 @@ class Planner:
                 return None
             latest = max(latest, plan.tasks[latent.id].finish)
         return latest or None
+
+    def workers(self, job: Job) -> list[Worker]:
+        """The workers that have the job's model."""
+        return self._fleet.with_model(job.spec.parameters.model)
 
     # -------------------------------------------------------------- what a job takes
 
@@ -108,7 +113,9 @@ class Planner:
         bound: dict[bytes, list[Latent]] = {}
         free: list[Latent] = []
         for latent in job.unfinished():
-            peer = latent.worker or latent.planned
+            if latent.suspect:
+                return None
+            peer = latent.planned or latent.worker
             (free if peer is None else bound.setdefault(peer, [])).append(latent)
         plans = self._candidates(job, now)
         if bound.keys() - {plan.worker.peer for plan in plans}:
@@ -197,4 +204,7 @@ class Planner:
 
     def _costs(self, worker: Worker, key: str) -> KeyCosts | None:
         plan = self.plans.get(worker.peer)
-        return (plan.costs if plan is not None else WorkerCosts(worker, self._model)).of(key)
+        return (plan.costs if plan is not None else self._worker_costs(worker)).of(key)
+
+    def _worker_costs(self, worker: Worker) -> WorkerCosts:
+        return WorkerCosts(worker, self._model, self._full_batches)

@@ -23,7 +23,7 @@ class Task:
     """What a plan knows of a latent: the evaluations it has left, and by when it is wanted (NEVER: no deadline).
 
     `rows` is its share of a model call; `due` is its deadline less the time that storing takes; `promised` whether that is
-    to be kept. `finish` is when the last play that was adopted had it finished.
+    to be kept; `squeezed_in` if it goes before all that is promised, which can spare it. `finish` is when the last play that was adopted had it finished.
     """
 
     latent: Latent
@@ -33,6 +33,7 @@ class Task:
     left: int
     due: float
     promised: bool = False
+    squeezed_in: bool = False
     finish: float = NEVER
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from collodion.scheduler.cost_model import DECODE, ENCODE, STEP, STORE, CostModel
 from collodion.scheduler.fleet import Worker
-from collodion.scheduler.job import Latent
+from collodion.scheduler.job import Latent, Rank
 from collodion.scheduler.planning import NEVER, KeyCosts, Play, Position, Stride, Task, best_rows
 from collodion.wire.jobs import LatentId, Stage
 
@@ -25,10 +25,14 @@ _DRIFT_STEPS = 0.1  # of an evaluation: how far a worker may be from where it sh
 
 
 class WorkerCosts:
-    """What batch keys cost on one worker, from the cost model; made again when that has changed."""
+    """What batch keys cost on one worker, from the cost model; made again when that has changed.
 
-    def __init__(self, worker: Worker, model: CostModel) -> None:
+    With `full_batches` the step batch is as large as the worker allows, whatever that costs.
+    """
+
+    def __init__(self, worker: Worker, model: CostModel, full_batches: bool = False) -> None:
         self._worker = worker
+        self._full_batches = full_batches
         self._model = model
         self._version = -1
         self._known: dict[str, KeyCosts | None] = {}
@@ -68,7 +72,7 @@ class WorkerCosts:
             decode=decode,
             store=model.seconds(device, STORE, key, 1) or 0.0,
             margin=model.margin(device, key),
-            best_rows=best_rows(step, most),
+            best_rows=most if self._full_batches else best_rows(step, most),
         )
 
 
@@ -91,6 +95,11 @@ class WorkerPlan:
     def promised(self) -> list[Task]:
         """The promised tasks of the line."""
         return [task for task in self.position.order if task.promised]
+
+    @property
+    def keeps_promises(self) -> bool:
+        """Whether anything in the line is promised."""
+        return any(task.promised for task in self.position.order)
 
     @property
     def stale(self) -> bool:
@@ -130,7 +139,6 @@ class WorkerPlan:
 
     def add_filler(self, task: Task) -> None:
         """Puts a task into a line in which nothing is promised."""
-        assert self.spare_s == NEVER
         self.position.order.append(task)
         self.position.order.sort(key=place)
         self._enter(task)
@@ -186,7 +194,7 @@ class WorkerPlan:
     def has_room(self, key: str) -> bool:
         """Whether a filler of this key may have a chance."""
         order = self.position.order
-        if not order or order[0].key != key:
+        if order[0].key != key:
             return all(task.key != key for task in order)
         costs = self.costs.of(key)
         return not self.full and costs is not None and self.free(costs) > 0
@@ -246,6 +254,7 @@ class WorkerPlan:
         return Play(position, self.costs, self.worker.decode_batch, self.worker.encode_batch)
 
 
-def place(task: Task) -> tuple[bool, float, tuple[float, str, int]]:
+def place(task: Task) -> tuple[int, float, Rank]:
     """Where a task stands in a line, the least first."""
-    return not task.promised, task.due if task.promised else 0.0, task.latent.rank
+    kind = 0 if task.squeezed_in else 1 if task.promised else 2
+    return kind, task.due if task.promised else 0.0, task.latent.rank

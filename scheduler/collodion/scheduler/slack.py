@@ -1,8 +1,7 @@
 """The policy `slack`: promises first, then what may still be on time, then age; one rule dispatches and predicts.
 
 1. A worker's line is what its plan says (plans.py): promised latents by deadline, then fillers. The worker goes through it by itself.
-2. A filler is a latent without a promise. It joins where the step batch has room, as long as every promise still holds with it: it costs
-   promises nothing but spare time.
+2. A filler is a latent without a promise (fillers.py).
 3. When something leaves a line, its promises are checked; if one would break, fillers go first.
 4. A worker with nothing to do takes what has not begun from the line of another, if it is finished sooner here.
 5. What was not promised when it came, and may still be on time, is offered again when a line gets shorter.
@@ -12,16 +11,17 @@ from collections import deque
 from collections.abc import Iterable
 
 from collodion.scheduler.backlog import Backlog
+from collodion.scheduler.fillers import Fillers
 from collodion.scheduler.fleet import Worker
 from collodion.scheduler.job import Job, Latent, Rank
 from collodion.scheduler.planner import Planner, Trial
 from collodion.scheduler.planning import NEVER, Task
-from collodion.scheduler.plans import WorkerPlan, place
+from collodion.scheduler.plans import TRANSIT_S, WorkerPlan
 from collodion.scheduler.policy import Choice, Situation
 from collodion.scheduler.shares import Shares
-from collodion.wire.jobs import Stage
+from collodion.wire.jobs import JobState, Stage
 
-_BUSY_S = 10.0  # so long after a job could not be promised, more of them are expected
+_LINES_TRIED = 2  # other lines that an idle worker looks into
 _LINE = 128  # latents of a line that the worker is told of
 _HOPEFULS = 64  # jobs that are offered again; the newest have the best prospects
 _OFFERED_AGAIN = 3  # of them each time
@@ -30,21 +30,26 @@ _OFFERED_AGAIN = 3  # of them each time
 class Slack:
     """See the module."""
 
-    def __init__(self, planner: Planner, backlog: Backlog, shares: Shares, patience_s: float) -> None:
+    def __init__(
+        self, planner: Planner, backlog: Backlog, shares: Shares, patience_s: float, offers_again: bool = True
+    ) -> None:
         self.planner = planner
+        self.fillers = Fillers(planner, backlog, shares, patience_s)
+        self._offers_again = offers_again
         self._backlog = backlog
         self._shares = shares
-        self._patience_s = patience_s
         self._disturbed: dict[bytes, WorkerPlan] = {}
         self._shortened: dict[bytes, WorkerPlan] = {}
-        self._turned_away = -NEVER
         self._hopefuls: deque[Job] = deque(maxlen=_HOPEFULS)
         self._orphans: dict[str, Job] = {}
+        self._moved: list[Worker] = []
 
     # -------------------------------------------------------------- the policy
 
     def rank(self, latent: Latent) -> Rank:
-        """By what its tenant has had of what promises leave, then age."""
+        """By what its tenant has had of what promises leave, then age; it keeps the one that it has."""
+        if latent.rank[1]:
+            return latent.rank
         tag = self._shares.tag(latent.job.spec.tenant, latent.evaluations_left / latent.job.weight)
         return tag, latent.id.job, latent.id.image
 
@@ -55,30 +60,36 @@ class Slack:
         if worker.cap < 1 or worker.room < 1:
             return False
         plan = self.planner.plans.get(worker.peer)
-        return plan is None or plan.has_room(latent.key)
+        if plan is None or not plan.position.order:
+            return len(worker.running) < worker.cap
+        return plan.has_room(latent.key)
 
     def choose(self, worker: Worker, situation: Situation, share: int) -> Choice:
         """The worker's line."""
         now = situation.now
         plan = self.planner.plan(worker, now)
         self._check(plan)
-        blind = self._fill(plan, situation.backlog, now, share)
-        if not plan.position.order and not blind:
+        takes = min(worker.room, share)
+        first = self.fillers.first(worker, takes)
+        wake = self.fillers.join(plan, first, takes, now) if first is not None else None
+        if not plan.position.order:
+            if first is not None and plan.costs.of(first.key) is None:
+                return Choice(tuple(self.fillers.blind(plan, first, takes)))
             self._steal(plan, now)
-        line = [task.latent for task in plan.line()][:_LINE] or blind
         room = worker.room
         running: list[Latent] = []
-        for latent in line:
+        for task in plan.line()[:_LINE]:
+            latent = task.latent
             if not latent.runnable or not latent.job.acknowledged:
                 continue
-            if latent.worker is None:
+            if latent.worker != worker.peer:
                 room -= 1
             if room >= 0:
                 running.append(latent)
-        if blind:
-            return Choice(tuple(running))
-        caps = tuple(plan.costs[latent.key].cap(latent.job.rows) for latent in running)
-        return Choice(tuple(running), caps, plan.position.mark)
+            elif not task.promised and latent.worker is None:
+                plan.forget(latent)  # there is no place to hold it: it waits on
+        caps = tuple(plan.costs[latent.job.key].cap(latent.job.rows) for latent in running)
+        return Choice(tuple(running), caps, plan.position.mark, wake)
 
     def observe(self, worker: Worker, boundary: float, now: float) -> None:
         """The worker reported, and its present line is the one it was sent last."""
@@ -110,21 +121,18 @@ class Slack:
 
     def hope(self, job: Job) -> None:
         """The job may be promised later."""
-        self._hopefuls.append(job)
-
-    def turn_away(self, now: float) -> None:
-        """A job could not be promised."""
-        self._turned_away = now
+        if self._offers_again:
+            self._hopefuls.append(job)
 
     def prepare(self, now: float) -> list[Worker]:
         """Puts plans in order after what happened since; the workers whose lines have changed."""
-        concerned: list[Worker] = []
+        concerned, self._moved = self._moved, []
         orphans, self._orphans = list(self._orphans.values()), {}
         for job in orphans:
             if job.promised and any(latent.planned is None for latent in job.unfinished()):
                 trials = self.planner.trials(job, now)
                 job.promised = trials is not None
-                concerned += self._commit(trials or ())
+                concerned += self._commit(trials) if trials is not None else self._line_up(job)
         while self._disturbed:
             _, plan = self._disturbed.popitem()
             plan.advance(now)
@@ -140,6 +148,15 @@ class Slack:
         return self.planner.finish(job)
 
     # -------------------------------------------------------------- parts
+
+    def _line_up(self, job: Job) -> list[Worker]:
+        """What was promised, and cannot be any more, waits like all others."""
+        for latent in job.unfinished():
+            if (plan := self.planner.plan_of(latent)) is not None:
+                plan.forget(latent)
+            if latent.worker is None and not latent.ticket and job.acknowledged and job.state is not JobState.PARKED:
+                self._backlog.add(latent)
+        return self.planner.workers(job)
 
     def _check(self, plan: WorkerPlan) -> None:
         """Predicts anew if need be; should a promise be late, fillers go."""
@@ -181,77 +198,25 @@ class Slack:
             return False
         return job.deadline > now
 
-    def _fill(self, plan: WorkerPlan, backlog: Backlog, now: float, share: int) -> list[Latent]:
-        """Lets fillers join; what runs blind, if nothing else is to run and its costs are unknown."""
-        worker = plan.worker
-        takes = min(worker.room, share)
-        own = sorted(
-            (one for one in worker.held.values() if one.runnable and one.planned is None), key=lambda one: one.rank
-        )
-        head = backlog.head(worker.model_names) if takes > 0 else None
-        first = min(
-            (latent for latent in (*own[:1], head) if latent is not None), key=lambda one: one.rank, default=None
-        )
-        if first is None:
-            return []
-        leads = plan.leader().latent if plan.position.order else first
-        key, model = leads.key, leads.model
-        costs = plan.costs.of(key)
-        if costs is None:
-            mine = [latent for latent in own if latent.key == key]
-            waiting = backlog.first(model, key, min(takes, worker.cap))
-            return sorted((*mine, *waiting), key=lambda one: one.rank)[: worker.cap]
-        if plan.full:
-            return []
-        free = plan.free(costs) if plan.position.order else costs.cap(first.job.rows)
-        wanted = [latent for latent in own if latent.key == key]
-        wanted += backlog.first(model, key, min(takes, free))
-        wanted = sorted(wanted, key=lambda one: one.rank)[: max(0, free)]
-        if (
-            first.key != key
-            and plan.costs.of(first.key) is not None
-            and not any(t.key == first.key for t in plan.position.order)
-        ):
-            wanted.append(first)  # it leads when those before it are done
-        for latent in wanted:
-            if not self._join(plan, latent, now):
-                plan.full = True
-                break
-            self._shares.begin(latent.rank[0])
-        return []
-
-    def _join(self, plan: WorkerPlan, latent: Latent, now: float) -> bool:
-        task = self.planner.task(plan, latent, promised=False)
-        if plan.spare_s == NEVER:
-            plan.add_filler(task)
-            return True
-        if now < self._turned_away + _BUSY_S:
-            return False  # what promises can spare is wanted for more promises
-        line = sorted((*plan.position.order, task), key=place)
-        play = plan.predicted(line)
-        if play is not None:
-            plan.adopt(play, line)
-        return play is not None
-
     def _steal(self, plan: WorkerPlan, now: float) -> None:
         """Takes one latent that has not begun from the longest other line, if it is finished sooner here."""
         models = plan.worker.model_names
-        others = [other for other in self.planner.plans.values() if other is not plan and other.end > now]
-        for other in sorted(others, key=lambda one: -one.end)[:2]:
-            task = next((t for t in reversed(other.position.order) if _movable(t, models)), None)
+        others = [other for other in self.planner.plans.values() if other is not plan and len(other.position.order) > 1]
+        for other in sorted(others, key=lambda one: -len(one.position.order))[:_LINES_TRIED]:
+            task = next((one for one in reversed(other.position.order) if _movable(one, models)), None)
             if task is None or plan.costs.of(task.key) is None:
                 continue
-            trial = self.planner.trial(plan, [task.latent], task.promised)
-            if trial is None or trial.finish >= task.finish:
-                continue
-            rest = [one for one in other.position.order if one is not task]
             other.advance(now)
-            play = other.predicted(rest)
-            if play is None:
+            if task not in other.position.order:
+                continue
+            other.refresh()
+            trial = self.planner.trial(plan, [task.latent], task.promised)
+            rest = [one for one in other.position.order if one is not task]
+            if trial is None or trial.finish > task.finish - TRANSIT_S or (play := other.predicted(rest)) is None:
                 continue
             other.forget(task.latent)
             other.adopt(play, rest)
-            self._disturbed[other.worker.peer] = other
+            self._moved.append(other.worker)
             self.planner.commit([trial])
             return
 

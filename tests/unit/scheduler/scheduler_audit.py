@@ -59,17 +59,18 @@ def _audit_latent(core: Core, latent: Latent) -> None:
         assert not waits
         assert core.fleet.workers[latent.worker].held[latent.id] is latent
     else:
-        assert waits == free
+        assert waits == (free and latent.planned is None)
+        assert latent.planned is None or latent.job.promised
         assert latent.stage is Stage.WAITING
 
 
 def _audit_worker(worker: Worker) -> None:
     assert len(worker.held) <= worker.max_resident
-    assert len(worker.running) <= worker.cap
-    assert len({latent.key for latent in worker.running}) <= 1
+    assert len(worker.running) <= worker.max_resident
+
     assert all(latent.runnable and worker.held[latent.id] is latent for latent in worker.running)
     assert worker.wish is not None
-    running, parked = worker.wish
+    running, _, parked = worker.wish
     assert running == tuple(latent.id for latent in worker.running)
     assert set(running) | set(parked) == worker.held.keys()
     assert len(running) + len(parked) == len(worker.held)

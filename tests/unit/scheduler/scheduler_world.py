@@ -52,6 +52,7 @@ from collodion.wire.to_scheduler import (
 from collodion.wire.to_worker import JobOrder, Membership, SchedulerBeat
 
 START = 1_700_000_000.0
+TIERS = ("interactive=30", "standard=120", "batch=none")
 
 
 def model(name: str = "shapes") -> ModelInfo:
@@ -108,6 +109,7 @@ class SimulatedWorker:
     scheduler: str = ""
     number: int = 0
     running: tuple[LatentId, ...] = ()
+    caps: tuple[int, ...] = ()
     orders: dict[str, Parameters] = field(default_factory=dict)
     latents: dict[LatentId, LatentReport] = field(default_factory=dict)
     inbox: deque[Any] = field(default_factory=deque)
@@ -153,7 +155,7 @@ class SimulatedWorker:
     def step(self) -> None:
         """One evaluation of the batch, and whatever else is due; reported."""
         report = []
-        batch = tuple(name for name in self.running if name in self.latents and not self._past_steps(name))
+        batch = self._window()
         if batch:
             self.batches.append(batch)
         for name in batch:
@@ -166,9 +168,20 @@ class SimulatedWorker:
         missing = tuple({name.job for name in self.running if name not in self.latents})
         if report or missing:
             lanes = (Lane("step", "shapes/64x64", len(batch), 0.01 * len(batch)),) if batch else ()
+            lanes += tuple(Lane("decode", "shapes/64x64", 1, 0.0) for one in report if one.stage is Stage.DONE)[:1]
             self.outbox.append(
                 (WorkerReport(self.incarnation, self.scheduler, self.number, tuple(report), lanes, missing), b"")
             )
+
+    def _window(self) -> tuple[LatentId, ...]:
+        ready = [
+            (place, name)
+            for place, name in enumerate(self.running)
+            if name in self.latents and not self._past_steps(name)
+        ]
+        most = self.max_batch if not ready or not self.caps else min(self.max_batch, self.caps[ready[0][0]])
+        key = self.orders[ready[0][1].job].batch_key if ready else ""
+        return tuple(name for _, name in ready if self.orders[name.job].batch_key == key)[:most]
 
     def _serve(self, scheduler: str) -> None:
         self.scheduler, self.number, self.running = scheduler, 0, ()
@@ -186,7 +199,7 @@ class SimulatedWorker:
             if name.job in self.orders
         }
         self.orders = {job: order for job, order in self.orders.items() if any(name.job == job for name in wanted)}
-        self.running = membership.running
+        self.running, self.caps = membership.running, membership.caps
         parked = [name for name in membership.parked if name in self.latents]
         for name in parked:
             if not self._past_steps(name):
@@ -303,7 +316,7 @@ class World:
     """The core, its clock and its peers."""
 
     def __init__(self, **settings: Any) -> None:
-        self.config = SchedulerConfig(**settings)
+        self.config = SchedulerConfig(**{"admission_window_s": 0.0, "tiers": TIERS, **settings})
         self.now = START
         self.frontends: list[FakeFrontend] = []
         self.workers: list[SimulatedWorker] = []

@@ -17,7 +17,7 @@ import msgspec
 import pytest
 import zmq
 from prometheus_client import CollectorRegistry
-from scheduler_world import FakeFrontend, SimulatedWorker, spec
+from scheduler_world import TIERS, FakeFrontend, SimulatedWorker, spec
 
 from collodion.process.running import announcement, endpoint
 from collodion.scheduler.config import SchedulerConfig
@@ -69,7 +69,7 @@ class Server:
 
     def start(self) -> None:
         self.registry = CollectorRegistry()
-        config = SchedulerConfig(run_dir=self.run_dir, grace_s=1.0)
+        config = SchedulerConfig(run_dir=self.run_dir, grace_s=1.0, tiers=TIERS)
         self._loop = Loop(config, MemoryStore(), Metrics(self.registry))
         stopped, self._stop = socket.socketpair()
         self._thread = threading.Thread(target=self._serve, args=(stopped,))

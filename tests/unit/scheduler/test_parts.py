@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scheduler_world import START, spec
+from scheduler_world import START, model, spec
 
 from collodion.process.config import ConfigError
 from collodion.scheduler.backlog import Backlog
@@ -72,7 +72,7 @@ def test_a_table_is_drawn_with_its_causes() -> None:
 def latents(count: int, width: int = 64) -> list[Latent]:
     made = []
     for number in range(count):
-        (latent,) = new_job(f"{number:026}", spec(width=width), START, None).latents
+        (latent,) = new_job(f"{number:026}", spec(width=width), START, None, model()).latents
         latent.rank = (0.0, latent.id.job, 0)
         made.append(latent)
     return made
@@ -135,7 +135,7 @@ def test_tiers_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
 
 def test_the_memory_store_keeps_the_last_of_each_job() -> None:
     store = MemoryStore()
-    views = [standing(new_job(f"{number:026}", spec(), START, None)).view for number in (2, 1)]
+    views = [standing(new_job(f"{number:026}", spec(), START, None, model())).view for number in (2, 1)]
     for view in views:
         store.save(view)
     assert store.saved() == (views[0].job, views[1].job)
