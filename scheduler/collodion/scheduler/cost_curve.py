@@ -2,7 +2,7 @@
 
 1. A cost is the curve's level times the size's own share. A report moves both: the level, so that sizes that were not seen lately
    follow a device that became slower, and the share, so that each size finds its own place.
-2. The more a figure rests on, the less one report moves it, down to 2 %. A level that has shifted shows as a run of errors to one side
+2. The more a figure rests on, the less one report moves it, down to 1 %. A level that has shifted shows as a run of errors to one side
    (a two-sided CUSUM), and is then set at once to what that run says. A share that errs to one side beyond the noise again and
    again goes as far as it errs.
 3. A size that was measured elsewhere but not here (a saved profile) keeps the profile's shape, corrected by what its neighbours
@@ -20,7 +20,8 @@ from math import sqrt
 
 from collodion.scheduler.cost_shape import costs, filled
 
-_SETTLED = 49.0  # a figure's weight at most: 1 / (weight + 1) is what a report moves it
+_LEVEL_SETTLED = 99.0  # a figure's weight at most: 1 / (weight + 1) is what a report moves it
+_SETTLED = 199.0
 _LEAST_GAIN = 1.0 / (_SETTLED + 1.0)
 _YOUNG_LEVEL = 4.0
 _TRUSTED = 2.0  # a size of this weight blames the level and itself alike
@@ -29,7 +30,7 @@ _PATIENCE = 5  # errors to one side before a proven size blames itself: by then 
 _SURPRISE = 4.0  # errors of less than twice the noise are noise
 _EXACT = 0.0005**2
 _GUESS_WEIGHT, _GUESS_DOUBT = 4.0, 0.1**2
-_PROFILE_DOUBT = 0.03**2
+_PROFILE_DOUBT = 0.02**2
 _NOISE = 0.03  # of a call, before anything is known
 _NOISE_WEIGHT = 1
 _NOISE_MEMORY = 64
@@ -210,7 +211,7 @@ class Curve:
         trust = known / (known + _TRUSTED)  # unproven among the proven, it says little of the level
         gain = trust / (self._level_weight + 1.0)
         self._level = level * (1.0 + gain * error)
-        if self._level_weight < _SETTLED:
+        if self._level_weight < _LEVEL_SETTLED:
             self._level_weight += trust
         point.seconds = share * (1.0 + (1.0 - gain) * own * error)
         point.weight = min(_SETTLED, point.weight + 1.0, 1.0 / own)

@@ -84,14 +84,14 @@ class CostModel:
         return ((device, key, costs.errors) for (device, key), costs in self._costs.items())
 
     def load(
-        self, device: str, key: str, lanes: Mapping[str, Mapping[int, float]], noise: float = 0.0, weight: float = 8.0
+        self, device: str, key: str, lanes: Mapping[str, Mapping[int, float]], noise: float = 0.0, weight: float = 24.0
     ) -> None:
         """Begins anew for this key from a profile: seconds (above 0) by size for each lane.
 
         Args:
             device: empty for every kind of device that has no profile of its own.
             noise: how much single calls spread, relative; 0 for exact costs, whose margin is 0 until reports say otherwise.
-            weight: as how many reports of its size each figure counts.
+            weight: as how many reports of its size each figure counts at most; as fewer, the less noise reports have.
         """
         self._priors[device, key] = _Prior(lanes, noise, weight)
         for known in [each for each in self._costs if each[1] == key and device in ("", each[0])]:

@@ -92,13 +92,14 @@ class Dispatch:
         for worker in self._fleet.workers.values():
             if worker.wake is not None and worker.wake <= now:
                 self.concern(worker)
-        while self._concerned:
-            _, worker = self._concerned.popitem()
-            if worker.peer in self._fleet.workers:
-                self._decide(worker, now, _UNSHARED)
-        while self._arrived:
-            (model, key), _ = self._arrived.popitem()
-            self._share_out(model, key, now)
+        while self._concerned or self._arrived:
+            while self._concerned:
+                _, worker = self._concerned.popitem()
+                if worker.peer in self._fleet.workers:
+                    self._decide(worker, now, _UNSHARED)
+            if self._arrived:
+                (model, key), _ = self._arrived.popitem()
+                self._share_out(model, key, now)
 
     def resend(self, worker: Worker) -> None:
         """Says the last membership again, if there is one the worker has not confirmed."""

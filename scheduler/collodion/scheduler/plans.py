@@ -201,7 +201,8 @@ class WorkerPlan:
 
     def has_space(self, more: int) -> bool:
         """Whether the worker can hold so many more latents."""
-        return len(self.tasks) + more <= self.worker.max_resident
+        coming = sum(task.latent.worker != self.worker.peer for task in self.tasks.values())
+        return len(self.worker.held) + coming + more <= self.worker.max_resident
 
     def is_past_steps(self, latent: Latent) -> bool:
         """Whether the latent has no evaluation left, by the plan."""

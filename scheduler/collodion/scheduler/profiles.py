@@ -16,8 +16,6 @@ from collodion.process.config import ConfigError
 from collodion.process.profile import Profile, is_key, read_profiles
 from collodion.scheduler.cost_model import LANES, STEP, STORE, CostModel
 
-_WEIGHT = 8.0  # reports; so a device that is otherwise than its profile says is known within a dozen batches
-
 _NAMED = re.compile(r"(?P<file>.+?):(?P<name>[^:=]+)=(?P<key>[^=@]+)(@(?P<kind>.+))?")
 
 
@@ -33,7 +31,7 @@ def prime(model: CostModel, settings: Iterable[str]) -> None:
             }
             if profile.store_s is not None:
                 lanes[STORE] = {1: profile.store_s}
-            model.load(profile.device_kind, profile.key, lanes, profile.spread.get(STEP, 0.0), _WEIGHT)
+            model.load(profile.device_kind, profile.key, lanes, profile.spread.get(STEP, 0.0))
 
 
 def _profiles(setting: str) -> list[Profile]:

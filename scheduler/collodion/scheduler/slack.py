@@ -82,9 +82,10 @@ class Slack:
             latent = task.latent
             if not latent.runnable or not latent.job.acknowledged:
                 continue
-            if latent.worker != worker.peer:
+            if latent.worker == worker.peer:
+                running.append(latent)
+            elif room > 0:
                 room -= 1
-            if room >= 0:
                 running.append(latent)
             elif not task.promised and latent.worker is None:
                 plan.forget(latent)  # there is no place to hold it: it waits on
