@@ -50,6 +50,7 @@ class Admission:
         """All of them, in the order in which they are promised."""
         for job in jobs:
             self._shares.ask(job.spec.tenant, self._planner.least_s(job), now)
+        self._planner.searches_wide = not self._policy.fillers.busy(now)
         return [self._judge(job, now) for job in sorted(jobs, key=lambda job: -self._worth(job))]
 
     def _worth(self, job: Job) -> float:

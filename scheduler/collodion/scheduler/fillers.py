@@ -37,6 +37,10 @@ class Fillers:
         """A job could not be promised."""
         self._turned_away = now
 
+    def busy(self, now: float) -> bool:
+        """Whether a job was turned away lately, so that more of them are expected."""
+        return now < self._turned_away + _BUSY_S
+
     def first(self, worker: Worker, takes: int) -> Latent | None:
         """The least rank of what the worker holds in no line, and of what waits if it may take any."""
         own = (latent for latent in worker.held.values() if latent.runnable and latent.planned is None)
@@ -49,7 +53,7 @@ class Fillers:
         impatient = first.job.created + self._patience_s
         if plan.keeps_promises and now >= impatient:
             return None if self._squeeze_in(plan, first) else now + _AGAIN_S
-        if plan.keeps_promises and now < self._turned_away + _BUSY_S:
+        if plan.keeps_promises and self.busy(now):
             return min(impatient, self._turned_away + _BUSY_S)
         for latent in self._wanted(plan, first, takes) if not plan.full else ():
             if not self._add(plan, latent):

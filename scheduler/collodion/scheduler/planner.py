@@ -4,6 +4,8 @@
    breaks while costs are exact.
 2. A job goes whole to the worker that would finish it first; only if none can is it dealt out over more of them.
 3. What is not promised gives way: where the line is too slow with it, it is tried without.
+4. Step batches are as large as is best for throughput. Smaller ones let a job in that would make another late, and cost every job that
+   comes after: they are tried only while nobody has been turned away for a while (`searches_wide`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +16,7 @@ import msgspec
 from collodion.scheduler.cost_model import CostModel
 from collodion.scheduler.fleet import Fleet, Worker
 from collodion.scheduler.job import Job, Latent
-from collodion.scheduler.planning import NEVER, KeyCosts, Play, Task
+from collodion.scheduler.planning import NEVER, Batching, KeyCosts, Play, Task
 from collodion.scheduler.plans import WorkerCosts, WorkerPlan, place
 from collodion.wire.jobs import Parameters
 
@@ -45,6 +47,7 @@ class Planner:
         self._full_batches = full_batches
         self.plans: dict[bytes, WorkerPlan] = {}
         self.played = 0
+        self.searches_wide = False
 
     # -------------------------------------------------------------- plans
 
@@ -143,9 +146,14 @@ class Planner:
         tasks = tuple(self.task(plan, latent, promised) for latent in latents if not plan.is_past_steps(latent))
         bare = sorted((*(task for task in line if task.promised), *tasks), key=place)
         full = sorted((*line, *tasks), key=place)
-        for attempt in (full, bare) if len(bare) < len(full) else (full,):
+        attempts = [(full, Batching.BEST), (bare, Batching.BEST)] if len(bare) < len(full) else [(full, Batching.BEST)]
+        if any(task.cap for task in bare):
+            attempts.append((bare, Batching.KEPT))
+        if self.searches_wide:
+            attempts.append((bare, Batching.AFFORDED))
+        for attempt, batching in attempts:
             self.played += len(attempt)
-            if (play := plan.predicted(attempt)) is not None:
+            if (play := plan.predicted(attempt, batching=batching)) is not None:
                 return Trial(plan, tuple(attempt), play, tasks)
         return None
 

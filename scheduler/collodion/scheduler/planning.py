@@ -9,6 +9,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import NamedTuple, Protocol
 
 from collodion.scheduler.job import Latent
@@ -23,7 +24,8 @@ class Task:
     """What a plan knows of a latent: the evaluations it has left, and by when it is wanted (NEVER: no deadline).
 
     `rows` is its share of a model call; `due` is its deadline less the time that storing takes; `promised` whether that is
-    to be kept; `squeezed_in` if it goes before all that is promised, which can spare it. `finish` is when the last play that was adopted had it finished.
+    to be kept; `squeezed_in` if it goes before all that is promised, which can spare it. `cap` is
+    how many are stepped together while it leads (0: as many as is best for throughput). `finish` is when the last play that was adopted had it finished.
     """
 
     latent: Latent
@@ -34,6 +36,7 @@ class Task:
     due: float
     promised: bool = False
     squeezed_in: bool = False
+    cap: int = 0
     finish: float = NEVER
 
 
@@ -97,6 +100,17 @@ class Position:
     mark: tuple[LatentId, int] | None = None
 
 
+class Batching(Enum):
+    """How many are stepped together while a task leads."""
+
+    BEST = auto()
+    """As many as give the most evaluations a second."""
+    AFFORDED = auto()
+    """The most that let the leader keep its deadline, were the batch to stay so large; BEST where it has none."""
+    KEPT = auto()
+    """As was said of the task before."""
+
+
 class Costs(Protocol):
     """What is known of batch keys."""
 
@@ -107,7 +121,9 @@ class Costs(Protocol):
 class Play:
     """One run of the rule from a position, which it leaves as it is. `left` are the evaluations that each of `order` has left."""
 
-    def __init__(self, position: Position, costs: Costs, decode_batch: int, encode_batch: int) -> None:
+    def __init__(
+        self, position: Position, costs: Costs, decode_batch: int, encode_batch: int, batching: Batching = Batching.KEPT
+    ) -> None:
         self.time = position.time
         self.order = list(position.order)
         self.left = [task.left for task in self.order]
@@ -116,10 +132,12 @@ class Play:
         self.finished: dict[Task, float] = {}
         self.spare_s = NEVER
         self.mark = position.mark
+        self.caps: dict[Task, int] = {}
         self.strides: list[Stride] = []
         self._costs = costs
         self._decode_batch = decode_batch
         self._encode_batch = encode_batch
+        self._batching = batching
 
     def to_end(self, only_if_kept: bool) -> bool:
         """Plays until all is finished. With `only_if_kept` it stops and says False as soon as a promise would be broken."""
@@ -144,6 +162,10 @@ class Play:
         if self.time < time:
             self.time, self.mark = time, None
 
+    def cap_of(self, task: Task) -> int:
+        """The cap that the task was played with (see `Task.cap`)."""
+        return task.cap if self._batching is Batching.KEPT else self.caps.get(task, 0)
+
     def position(self) -> Position:
         """Where it stands now. The tasks' own `left` are set to what is left here."""
         for task, left in zip(self.order, self.left, strict=True):
@@ -166,7 +188,7 @@ class Play:
         order, left = self.order, self.left
         leader = order[0]
         costs = self._costs[leader.key]
-        cap = costs.cap(leader.rows)
+        cap = self._cap(leader, costs) or costs.cap(leader.rows)
         window: list[int] = []
         rows = 0
         for index, task in enumerate(order):
@@ -201,6 +223,24 @@ class Play:
             kept = [index for index in range(len(order)) if left[index]]
             self.order = [order[index] for index in kept]
             self.left = [left[index] for index in kept]
+
+    def _cap(self, leader: Task, costs: KeyCosts) -> int:
+        if self._batching is Batching.KEPT:
+            return leader.cap
+        if self._batching is Batching.BEST or leader.due == NEVER:
+            return 0
+        if leader not in self.caps:
+            self.caps[leader] = self._afforded(leader, costs)
+        return self.caps[leader]
+
+    def _afforded(self, leader: Task, costs: KeyCosts) -> int:
+        spare = leader.due - self.time - costs.decode[1]
+        spare -= 0.0 if leader.job in self.encoded else costs.encode[1]
+        best = costs.cap(leader.rows)
+        most = min(best, sum(task.key == leader.key for task in self.order))
+        fits = (cap for cap in range(most, 1, -1) if self.left[0] * costs.step[cap * leader.rows] <= spare)
+        cap = next(fits, 1)
+        return cap if cap < most else best
 
     def _encode(self, window: Iterable[int], costs: KeyCosts) -> bool:
         """Encodes one batch of the window's jobs; whether some are left to the next boundary."""

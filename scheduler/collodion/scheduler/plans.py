@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from collodion.scheduler.cost_model import DECODE, ENCODE, STEP, STORE, CostModel
 from collodion.scheduler.fleet import Worker
 from collodion.scheduler.job import Latent, Rank
-from collodion.scheduler.planning import NEVER, KeyCosts, Play, Position, Stride, Task, best_rows
+from collodion.scheduler.planning import NEVER, Batching, KeyCosts, Play, Position, Stride, Task, best_rows
 from collodion.wire.jobs import LatentId, Stage
 
 TRANSIT_S = 0.002
@@ -115,9 +115,12 @@ class WorkerPlan:
             self.position = play.position()
             self._strides.extend(play.strides)
 
-    def predicted(self, order: Sequence[Task], only_if_kept: bool = True) -> Play | None:
+    def predicted(
+        self, order: Sequence[Task], only_if_kept: bool = True, batching: Batching = Batching.KEPT
+    ) -> Play | None:
         """A play of this line from the present position; None if it would break a promise."""
-        play = self._play(Position(self.position.time, list(order), self.position.decoding, self.position.encoded))
+        at = self.position
+        play = self._play(Position(at.time, list(order), at.decoding, at.encoded), batching)
         return play if play.to_end(only_if_kept) or not only_if_kept else None
 
     def adopt(self, play: Play, order: Sequence[Task]) -> None:
@@ -125,6 +128,7 @@ class WorkerPlan:
         self.position.order = list(order)
         for task in order:
             self._enter(task)
+            task.cap = play.cap_of(task)
         for task, finish in play.finished.items():
             task.finish = finish
         self.spare_s, self.end, self.full = play.spare_s, play.time, False
@@ -251,8 +255,12 @@ class WorkerPlan:
         self.tasks[task.latent.id] = task
         task.latent.planned = self.worker.peer
 
-    def _play(self, position: Position) -> Play:
-        return Play(position, self.costs, self.worker.decode_batch, self.worker.encode_batch)
+    def cap(self, latent: Latent) -> int:
+        """How many are stepped together while this latent of the line leads."""
+        return self.tasks[latent.id].cap or self.costs[latent.job.key].cap(latent.job.rows)
+
+    def _play(self, position: Position, batching: Batching = Batching.KEPT) -> Play:
+        return Play(position, self.costs, self.worker.decode_batch, self.worker.encode_batch, batching)
 
 
 def place(task: Task) -> tuple[int, float, Rank]:

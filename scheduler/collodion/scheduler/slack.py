@@ -89,7 +89,7 @@ class Slack:
                 running.append(latent)
             elif not task.promised and latent.worker is None:
                 plan.forget(latent)  # there is no place to hold it: it waits on
-        caps = tuple(plan.costs[latent.job.key].cap(latent.job.rows) for latent in running)
+        caps = tuple(plan.cap(latent) for latent in running)
         return Choice(tuple(running), caps, plan.position.mark, wake)
 
     def observe(self, worker: Worker, boundary: float, now: float) -> None:
