@@ -49,22 +49,23 @@ class Admission:
     def judge(self, jobs: Sequence[Job], now: float) -> list[Verdict]:
         """All of them, in the order in which they are promised."""
         for job in jobs:
-            self._shares.ask(job.spec.tenant, self._planner.least_s(job), now)
+            self._shares.ask(job.spec.tenant, job.work_s, now)
         self._planner.searches_wide = not self._policy.fillers.busy(now)
         return [self._judge(job, now) for job in sorted(jobs, key=lambda job: -self._worth(job))]
 
     def _worth(self, job: Job) -> float:
-        return job.weight / (self._planner.least_s(job) or 1.0)
+        return job.weight / (job.work_s or 1.0)
 
     def _judge(self, job: Job, now: float) -> Verdict:
         if job.deadline is None:
             return Verdict(job)
-        if self._shares.may(job.spec.tenant, self._planner.least_s(job), now):
+        if self._policy.may_promise(job, now):
             if self._promise(job, now):
                 return Verdict(job)
+            self._policy.fillers.turn_away(now)
+            self._shares.turn_away(now)
             if job.spec.deadline_policy is DeadlinePolicy.DEGRADE and self._degrade(job, now):
                 return Verdict(job, warning=f"{job.spec.parameters.steps} steps, so that the deadline is met")
-        self._policy.fillers.turn_away(now)
         if job.spec.deadline_policy is DeadlinePolicy.BEST_EFFORT:
             self._policy.hope(job)
             return Verdict(job)

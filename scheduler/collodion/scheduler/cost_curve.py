@@ -26,8 +26,8 @@ _LEAST_GAIN = 1.0 / (_SETTLED + 1.0)
 _YOUNG_LEVEL = 4.0
 _TRUSTED = 2.0  # a size of this weight blames the level and itself alike
 _PROVEN = 4  # reports that make a size's share its own
-_PATIENCE = 5  # errors to one side before a proven size blames itself: by then the level had its turn
-_SURPRISE = 4.0  # errors of less than twice the noise are noise
+_PATIENCE = 5  # such errors to one side before a proven size blames itself: by then the level had its turn
+_SURPRISE = 4.0  # errors of up to twice the noise are noise
 _EXACT = 0.0005**2
 _GUESS_WEIGHT, _GUESS_DOUBT = 4.0, 0.1**2
 _PROFILE_DOUBT = 0.02**2
@@ -52,8 +52,8 @@ class _Point:
     """One batch size: seconds at level 1; `profile` is what the saved profile has, 0 if there is none.
 
     Before its first report its figure was worth `worth` reports at most, and fewer the more its `doubt` (a variance) is above the noise.
-    `weight` is how many of its `reports` it rests on now; `last` is what the last of them took, `error` how far that was off,
-    and `astray` how many in a row erred to the same side.
+    `weight` is how many of its `reports` it rests on now; `last` is what the last of them took; `astray` how many
+    in a row erred to one side beyond the noise, and `error` by how much the last of those.
     """
 
     seconds: float
@@ -243,14 +243,18 @@ class Curve:
 
     def _own_gain(self, point: _Point, error: float) -> float:
         """How far this error moves the size's own share."""
-        before, point.error = point.error, error
-        point.astray = point.astray + 1 if error * before > 0.0 else 1
         believed = self._noise / point.doubt
         gain = 1.0 / (point.weight + 1.0 + (believed if believed < point.worth else point.worth))
         gain = gain if gain > _LEAST_GAIN else _LEAST_GAIN
+        usual = _SURPRISE * (self._noise if self._noise > _EXACT else _EXACT)
+        if error * error <= usual:
+            point.astray = 0
+            return gain
+        before, point.error = point.error, error
+        point.astray = point.astray + 1 if error * before > 0.0 else 1
         if point.astray < (2 if self._proven and point.reports < _PROVEN else _PATIENCE):
             return gain
-        return max(gain, 1.0 - _SURPRISE * max(_EXACT, self._noise) / min(error * error, before * before))
+        return max(gain, 1.0 - usual / min(error * error, before * before))
 
     def _note_noise(self, jump: float) -> None:
         # Of differences between reports of one size, so that a bias, which is learned, does not pass for noise.

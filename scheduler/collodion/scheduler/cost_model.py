@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from collodion.scheduler.cost_curve import Curve
-from collodion.scheduler.cost_error import Errors
+from collodion.scheduler.cost_error import Allowance, Errors
 
 STEP = "step"
 ENCODE = "encode"
@@ -26,7 +26,7 @@ _KEYS = 1024
 _LARGEST = 4096
 _LONGEST_S = 86_400.0
 _LEAST_S = 1e-9
-_UNKNOWN_MARGIN = 0.1
+_UNKNOWN = Allowance(relative=0.15)
 _EVALUATE_EVERY = 8
 
 
@@ -49,7 +49,8 @@ class _Costs:
         self.curves: dict[str, Curve] = {}
         self.errors = Errors()
         if prior is not None:
-            self.errors.load(prior.noise, prior.weight)
+            costs = sorted((prior.lanes.get(STEP) or {1: 0.0}).values())
+            self.errors.load(prior.noise, prior.weight, costs[len(costs) // 2])
             for lane, seconds in prior.lanes.items():
                 self.curves[lane] = Curve()
                 self.curves[lane].load(seconds, prior.weight)
@@ -74,10 +75,15 @@ class CostModel:
         curve = self._curve(device, lane, key)
         return curve.upto(min(upto, _LARGEST)) if curve is not None else None
 
-    def margin(self, device: str, key: str) -> float:
-        """The relative error that predictions for this key have to carry, for example 0.03."""
+    def allowance(self, device: str, key: str) -> Allowance:
+        """What predictions for this key have to carry on top, by how far ahead they look. The same object until `version` rises."""
         costs = self._found(device, key)
-        return costs.errors.margin if costs is not None else _UNKNOWN_MARGIN
+        return costs.errors.allowance if costs is not None else _UNKNOWN
+
+    def margin(self, device: str, key: str) -> float:
+        """What that comes to for a job's worth of calls, relative, for example 0.03."""
+        costs = self._found(device, key)
+        return costs.errors.margin if costs is not None else _UNKNOWN.relative
 
     def errors(self) -> Iterator[tuple[str, str, Errors]]:
         """Device, key and errors of predictions, of all that was reported lately; for metrics."""

@@ -17,7 +17,7 @@ from collodion.scheduler.cost_model import CostModel
 from collodion.scheduler.fleet import Fleet, Worker
 from collodion.scheduler.job import Job, Latent
 from collodion.scheduler.planning import NEVER, Batching, KeyCosts, Play, Task
-from collodion.scheduler.plans import WorkerCosts, WorkerPlan, place
+from collodion.scheduler.plans import TRANSIT_S, WorkerCosts, WorkerPlan, place
 from collodion.wire.jobs import Parameters
 
 _WORKERS_TRIED = 3
@@ -182,7 +182,7 @@ class Planner:
     def task(self, plan: WorkerPlan, latent: Latent, promised: bool) -> Task:
         """The latent as a task of this plan."""
         job = latent.job
-        due = NEVER if job.deadline is None else job.deadline - plan.costs[job.key].store
+        due = NEVER if job.deadline is None else job.deadline - plan.costs[job.key].store - TRANSIT_S
         return Task(latent, job.id, job.key, job.rows, plan.left(latent), due, promised)
 
     def _all(

@@ -7,6 +7,7 @@
 3. The line is promised tasks by their deadline, then the others by rank.
 """
 
+import math
 from collections import deque
 from collections.abc import Sequence
 
@@ -88,6 +89,7 @@ class WorkerPlan:
         self.spare_s = NEVER
         self.end = now
         self.full = False
+        self._sent_to_idle = False
         self._strides: deque[Stride] = deque(maxlen=_STRIDES)
         self._predicted_at = -1
 
@@ -109,11 +111,18 @@ class WorkerPlan:
     def advance(self, now: float) -> None:
         """Commits the worker up to its first boundary after a decision of now takes effect."""
         effect = now + TRANSIT_S
-        if self.position.time < effect:
+        # An idle worker begins with the first order that reaches it: a round of that one comes before any other.
+        begins = self._sent_to_idle and self.position.mark is None and bool(self.position.order)
+        if self.position.time < effect or begins:
             play = self._play(self.position)
-            play.until(effect)
+            play.until(max(effect, math.nextafter(self.position.time, math.inf)) if begins else effect)
             self.position = play.position()
             self._strides.extend(play.strides)
+            self._sent_to_idle = False
+
+    def sent(self) -> None:
+        """The worker is told this line."""
+        self._sent_to_idle = self.position.mark is None and bool(self.position.order)
 
     def predicted(
         self, order: Sequence[Task], only_if_kept: bool = True, batching: Batching = Batching.KEPT

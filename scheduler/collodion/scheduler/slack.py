@@ -90,6 +90,7 @@ class Slack:
             elif not task.promised and latent.worker is None:
                 plan.forget(latent)  # there is no place to hold it: it waits on
         caps = tuple(plan.cap(latent) for latent in running)
+        plan.sent()
         return Choice(tuple(running), caps, plan.position.mark, wake)
 
     def observe(self, worker: Worker, boundary: float, now: float) -> None:
@@ -174,17 +175,22 @@ class Slack:
         hopeful.sort(key=lambda job: (job.created - now) / ((job.deadline or NEVER) - job.created))
         concerned: list[Worker] = []
         for job in hopeful[-_OFFERED_AGAIN:][::-1]:
-            if self._shares.may(job.spec.tenant, self.planner.least_s(job), now):
+            if self.may_promise(job, now):
                 trials = self.planner.trials(job, now)
                 if trials is not None:
                     concerned += self.promise(job, trials, now)
                     self._hopefuls.remove(job)
         return concerned
 
+    def may_promise(self, job: Job, now: float) -> bool:
+        """Whether the job may be promised, as far as other tenants are concerned."""
+        workers = len(self.planner.workers(job))
+        return self._shares.may(job.spec.tenant, job.work_s, now, workers)
+
     def promise(self, job: Job, trials: Iterable[Trial], now: float) -> list[Worker]:
         """The job is promised: it is in these lines from now on."""
         job.promised = True
-        self._shares.promise(job.spec.tenant, self.planner.least_s(job), now)
+        self._shares.promise(job.spec.tenant, job.work_s, now)
         return self._commit(trials)
 
     def _commit(self, trials: Iterable[Trial]) -> list[Worker]:
