@@ -265,7 +265,7 @@ def test_whatever_is_reported_costs_stay_positive_and_finite_and_change_with_the
     if profile:
         model.load("", KEY, {STEP: profile})
     for device, size, seconds in reports:
-        before = model.version, model.curve(device, STEP, KEY, 40), model.margin(device, KEY)
+        before = model.version, model.curve(device, STEP, KEY, 40), model.allowance(device, KEY)
         model.learn(device, STEP, KEY, size, seconds)
         curve = model.curve(device, STEP, KEY, 40)
         assert curve is not None
@@ -274,7 +274,7 @@ def test_whatever_is_reported_costs_stay_positive_and_finite_and_change_with_the
         assert curve[7] == model.seconds(device, STEP, KEY, 7)
         assert 0.0 <= model.margin(device, KEY) <= 1.0
         if model.version == before[0]:
-            assert (curve, model.margin(device, KEY)) == before[1:]
+            assert (curve, model.allowance(device, KEY)) == before[1:]
 
 
 @given(seed=st.integers(0, 1000))
