@@ -29,6 +29,7 @@ from collodion.scheduler.events import (
     TellWorker,
     WorkerSaid,
 )
+from collodion.scheduler.explain import Explainer
 from collodion.scheduler.fleet import Fleet
 from collodion.scheduler.frontends import Frontend, Frontends
 from collodion.scheduler.ids import NewJobId
@@ -71,8 +72,18 @@ class Core:
         self._catalogue_version, self._catalogue = self.fleet.version, self._new_catalogue()
         window_s = config.admission_window_s if config.policy is PolicyName.SLACK else 0.0
         self._door = Door(admission, window_s, self._lifecycle)
+        explainer = Explainer(config, self.fleet, backlog, self.costs, planner, policy, prediction)
         self._intake = Intake(
-            config, self.book, self.fleet, self.watchers, self._lifecycle, self._door, planner, self._outbox, new_job_id
+            config,
+            self.book,
+            self.fleet,
+            self.watchers,
+            self._lifecycle,
+            self._door,
+            planner,
+            explainer,
+            self._outbox,
+            new_job_id,
         )
 
     def handle(self, event: Event, now: float) -> list[Command]:

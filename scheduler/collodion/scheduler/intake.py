@@ -16,6 +16,7 @@ from collodion.scheduler.book import JobBook
 from collodion.scheduler.config import SchedulerConfig
 from collodion.scheduler.door import Door
 from collodion.scheduler.events import Outbox, TellFrontend
+from collodion.scheduler.explain import Explainer
 from collodion.scheduler.fleet import Fleet
 from collodion.scheduler.frontends import Frontend
 from collodion.scheduler.ids import NewJobId
@@ -53,6 +54,7 @@ class Intake:
         lifecycle: Lifecycle,
         door: Door,
         planner: Planner,
+        explainer: Explainer,
         outbox: Outbox,
         new_job_id: NewJobId,
     ) -> None:
@@ -64,6 +66,7 @@ class Intake:
         self._lifecycle = lifecycle
         self._door = door
         self._planner = planner
+        self._explainer = explainer
         self._outbox = outbox
         self._new_job_id = new_job_id
         self._handlers: dict[type, Callable[..., None]] = {
@@ -132,8 +135,14 @@ class Intake:
             self._answer(frontend, message.call, message.job, now)
 
     def _get(self, frontend: Frontend, message: GetJob, now: float) -> None:
-        if self._found(frontend, message):
+        if not self._found(frontend, message):
+            return
+        job = self._book.live.get(message.job)
+        if job is None or not job.acknowledged:
             self._answer(frontend, message.call, message.job, now)
+        elif (shown := self._lifecycle.standing(job.id, now)) is not None:
+            view = msgspec.structs.replace(shown.view, explanation=self._explainer.explain(job, now))
+            self._outbox.add(TellFrontend(frontend.peer, JobAnswer(message.call, view)))
 
     def _list(self, frontend: Frontend, message: ListJobs, now: float) -> None:
         self._outbox.add(TellFrontend(frontend.peer, page(message, self._book, self._lifecycle, now)))
