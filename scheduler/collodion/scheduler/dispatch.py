@@ -10,12 +10,15 @@
    lost and returns never sees an old one.
 """
 
+from collections.abc import Collection
+
 from collodion.scheduler.backlog import Backlog
 from collodion.scheduler.cost_model import CostModel
 from collodion.scheduler.events import Outbox, TellWorker
 from collodion.scheduler.fleet import Fleet, Wish, Worker
 from collodion.scheduler.job import Job, Latent
 from collodion.scheduler.policy import Policy, Situation
+from collodion.wire.jobs import LatentId
 from collodion.wire.to_worker import JobOrder, Membership
 
 _UNSHARED = 1 << 30
@@ -65,10 +68,10 @@ class Dispatch:
         """The worker is gone; its latents are the caller's."""
         self._policy.lose(worker)
 
-    def observe(self, worker: Worker, boundary: float, now: float) -> None:
-        """The worker reported how far it was at this boundary."""
-        if worker.confirmed == worker.number:
-            self._policy.observe(worker, boundary, now)
+    def observe(self, worker: Worker, stepped: Collection[LatentId], boundary: float, now: float) -> None:
+        """The worker reported how far it had stepped these latents by this boundary."""
+        if worker.confirmed == worker.number and stepped:
+            self._policy.observe(worker, stepped, boundary, now)
         self.concern(worker)
 
     def hopeless(self) -> list[Job]:

@@ -1,7 +1,8 @@
 """Fillers: what runs without a promise, in what promises leave.
 
 1. A filler joins where the step batch has room, as long as every promise still holds with it. While jobs are being turned away it does not
-   join beside promises at all: what those can spare is wanted for more of them.
+   join beside promises at all: what those can spare is wanted for more of them. And where nothing promised is in the line only so few run
+   that an evaluation stays short: the next job to be promised has to wait for its end.
 2. Who waited longer than the patience goes before everything that can spare it, even then. So nothing starves while there is time to spare.
 3. The least rank first. One whose batch key is another than the leader's is put in line too, and leads when those before it are done.
 4. A latent whose costs are unknown can be in no plan. It runs blind, when the line is empty, and its costs are learned.
@@ -55,7 +56,7 @@ class Fillers:
             return None if self._squeeze_in(plan, first) else now + _AGAIN_S
         if plan.keeps_promises and self.busy(now):
             return min(impatient, self._turned_away + _BUSY_S)
-        for latent in self._wanted(plan, first, takes) if not plan.full else ():
+        for latent in self._wanted(plan, first, takes, now) if not plan.full else ():
             if not self._add(plan, latent):
                 plan.full = True
                 break
@@ -70,12 +71,13 @@ class Fillers:
         waiting = self._backlog.first(first.model, first.key, min(takes, worker.cap))
         return sorted((*mine, *waiting), key=_rank)[: worker.cap]
 
-    def _wanted(self, plan: WorkerPlan, first: Latent, takes: int) -> list[Latent]:
+    def _wanted(self, plan: WorkerPlan, first: Latent, takes: int, now: float) -> list[Latent]:
         leader = plan.position.order[0].latent if plan.position.order else first
         costs = plan.costs.of(leader.key)
         if costs is None:
             return []
-        free = plan.free(costs) if plan.position.order else costs.cap(first.job.rows)
+        cap = costs.cap(leader.job.rows) if not self.busy(now) else costs.gentle(leader.job.rows)
+        free = cap - sum(task.key == leader.key for task in plan.position.order)
         held = plan.worker.held.values()
         mine = [one for one in held if one.runnable and one.planned is None and one.key == leader.key]
         wanted = sorted((*mine, *self._backlog.first(leader.model, leader.key, min(takes, free))), key=_rank)[

@@ -6,6 +6,7 @@
 3. Times are Unix seconds. Finished means stored: decoded, and the time that storing takes.
 """
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from collodion.scheduler.job import Latent
 from collodion.wire.jobs import LatentId
 
 NEVER = math.inf
+_GENTLE = 1.5
 _TOLERANCE_S = 1e-6  # of sums of floats; a promise is not refused for it
 
 
@@ -58,6 +60,13 @@ class KeyCosts:
     def cap(self, rows: int) -> int:
         """How many latents of so many rows the step batch has at most."""
         return max(1, self.best_rows // rows)
+
+    def gentle(self, rows: int) -> int:
+        """How many latents of so many rows can be stepped in little more than the time that one takes."""
+        sizes = range(2, self.cap(rows) + 1)
+        return 1 + sum(
+            1 for _ in itertools.takewhile(lambda size: self.step[size * rows] <= _GENTLE * self.step[rows], sizes)
+        )
 
     def alone_s(self, evaluations: int, rows: int) -> float:
         """What a job of one image takes on an empty worker."""

@@ -9,7 +9,7 @@
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from collodion.scheduler.cost_model import DECODE, ENCODE, STEP, STORE, CostModel
 from collodion.scheduler.fleet import Worker
@@ -223,17 +223,20 @@ class WorkerPlan:
 
     # -------------------------------------------------------------- what the worker says
 
-    def observe(self, boundary: float) -> None:
-        """The worker, in its present line, was at `boundary` as far as its latents say: moves the position if the plan had it elsewhere."""
+    def observe(self, stepped: Collection[LatentId], boundary: float) -> None:
+        """The worker, in its present line, had stepped these latents as far as they say by `boundary`.
+
+        Moves the position if the plan had it elsewhere.
+        """
         for stride in reversed(self._strides):
             latent = stride.latent
-            if latent.stage is Stage.DENOISING and 0 <= stride.done - latent.evaluations < stride.evaluations:
+            if latent.id in stepped and 0 <= stride.done - latent.evaluations < stride.evaluations:
                 late_s = boundary - (stride.time - (stride.done - latent.evaluations) * stride.step)
                 if abs(late_s) > _DRIFT_S + _DRIFT_STEPS * stride.step:
                     self._move(late_s)
                 return
-        running = [task for task in self.tasks.values() if task.latent.stage is Stage.DENOISING]
-        behind = any(task not in self.position.order for task in running)
+        in_line = {task.latent.id for task in self.position.order}
+        behind = any(name in self.tasks and name not in in_line for name in stepped)
         if behind and self.position.time < boundary:
             self._rebuild(boundary)
 

@@ -8,6 +8,7 @@
    it is asked. The others inherit from `Unplanned`.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -56,8 +57,8 @@ class Policy(Protocol):
     def prepare(self, now: float) -> list[Worker]:
         """Puts its plans in order; the workers that are to be decided anew for it."""
 
-    def observe(self, worker: Worker, boundary: float, now: float) -> None:
-        """The worker reported how far it was, at this boundary, in the line that it was sent last."""
+    def observe(self, worker: Worker, stepped: Collection[LatentId], boundary: float, now: float) -> None:
+        """The worker reported how far it had stepped these latents, by this boundary, in the line that it was sent last."""
 
     def forget(self, latent: Latent) -> None:
         """The latent ended, is set aside, or lost its worker."""
@@ -76,7 +77,7 @@ class Unplanned:
         """Nothing to put in order."""
         return []
 
-    def observe(self, worker: Worker, boundary: float, now: float) -> None:
+    def observe(self, worker: Worker, stepped: Collection[LatentId], boundary: float, now: float) -> None:
         """Nothing to compare with."""
 
     def forget(self, latent: Latent) -> None:

@@ -101,8 +101,9 @@ class Reports:
         if report.scheduler != self._incarnation:
             return
         worker.confirm(report.membership)
+        stepped = {one.id for one in report.latents if one.stage is Stage.DENOISING and self._is_further(worker, one)}
         self._progress(worker, report.membership, report.latents, now)
-        self._dispatch.observe(worker, now - max(0.0, report.age_s), now)
+        self._dispatch.observe(worker, stepped, now - max(0.0, report.age_s), now)
         # An older membership may have lacked what a later one, under way, brings.
         if report.missing and report.membership == worker.number:
             missing = frozenset(report.missing)
@@ -128,6 +129,10 @@ class Reports:
             worker.lacks(latent.id.job)
             self._lifecycle.lose(latent, by_death=False, now=now)
             self._dispatch.renew(worker)
+
+    def _is_further(self, worker: Worker, report: LatentReport) -> bool:
+        latent = worker.held.get(report.id)
+        return latent is not None and report.evaluations > latent.evaluations
 
     def _held(self, worker: Worker, latent_id: LatentId) -> Latent | None:
         latent = worker.held.get(latent_id)

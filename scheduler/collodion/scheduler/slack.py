@@ -8,7 +8,7 @@
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from collodion.scheduler.backlog import Backlog
 from collodion.scheduler.fillers import Fillers
@@ -19,7 +19,7 @@ from collodion.scheduler.planning import NEVER, Task
 from collodion.scheduler.plans import TRANSIT_S, WorkerPlan
 from collodion.scheduler.policy import Choice, Situation
 from collodion.scheduler.shares import Shares
-from collodion.wire.jobs import JobState, Stage
+from collodion.wire.jobs import JobState, LatentId, Stage
 
 _LINES_TRIED = 2  # other lines that an idle worker looks into
 _LINE = 128  # latents of a line that the worker is told of
@@ -93,10 +93,10 @@ class Slack:
         plan.sent()
         return Choice(tuple(running), caps, plan.position.mark, wake)
 
-    def observe(self, worker: Worker, boundary: float, now: float) -> None:
+    def observe(self, worker: Worker, stepped: Collection[LatentId], boundary: float, now: float) -> None:
         """The worker reported, and its present line is the one it was sent last."""
         plan = self.planner.plan(worker, now)
-        plan.observe(boundary)
+        plan.observe(stepped, boundary)
         if plan.stale:
             self._disturbed[worker.peer] = plan
 
