@@ -18,7 +18,7 @@ from collodion.scheduler.fleet import Fleet, Worker
 from collodion.scheduler.job import Job, Latent
 from collodion.scheduler.planning import NEVER, Batching, KeyCosts, Play, Task
 from collodion.scheduler.plans import TRANSIT_S, WorkerCosts, WorkerPlan, place
-from collodion.wire.jobs import Parameters
+from collodion.wire.jobs import Parameters, Stage
 
 _WORKERS_TRIED = 3
 
@@ -118,6 +118,10 @@ class Planner:
         for latent in job.unfinished():
             if latent.suspect:
                 return None
+            if self._is_past_steps(latent):
+                if not job.promised:
+                    return None  # what is nearly done is no longer planned, so nothing can be said of it
+                continue
             peer = latent.planned or latent.worker
             (free if peer is None else bound.setdefault(peer, [])).append(latent)
         plans = self._candidates(job, now)
@@ -143,7 +147,7 @@ class Planner:
         line = [task for task in plan.position.order if task.latent.id not in names]
         if not plan.has_space(sum(latent.worker is None for latent in latents)):
             return None
-        tasks = tuple(self.task(plan, latent, promised) for latent in latents if not plan.is_past_steps(latent))
+        tasks = tuple(self.task(plan, latent, promised) for latent in latents)
         bare = sorted((*(task for task in line if task.promised), *tasks), key=place)
         full = sorted((*line, *tasks), key=place)
         attempts = [(full, Batching.BEST), (bare, Batching.BEST)] if len(bare) < len(full) else [(full, Batching.BEST)]
@@ -213,6 +217,10 @@ class Planner:
     def _costs(self, worker: Worker, key: str) -> KeyCosts | None:
         plan = self.plans.get(worker.peer)
         return (plan.costs if plan is not None else self._worker_costs(worker)).of(key)
+
+    def _is_past_steps(self, latent: Latent) -> bool:
+        plan = self.plan_of(latent)
+        return latent.stage is Stage.DECODING or (plan is not None and plan.is_past_steps(latent))
 
     def _worker_costs(self, worker: Worker) -> WorkerCosts:
         return WorkerCosts(worker, self._model, self._full_batches)

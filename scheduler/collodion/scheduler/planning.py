@@ -17,7 +17,7 @@ from collodion.scheduler.job import Latent
 from collodion.wire.jobs import LatentId
 
 NEVER = math.inf
-_GENTLE = 1.5
+_GENTLE = 1.0
 _TOLERANCE_S = 1e-6  # of sums of floats; a promise is not refused for it
 
 

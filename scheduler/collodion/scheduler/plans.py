@@ -159,6 +159,8 @@ class WorkerPlan:
     def forget(self, latent: Latent) -> bool:
         """The latent is no longer this worker's; whether others' predictions may be other ones without it."""
         self._aside.pop(latent.id, None)
+        if not any(name.job == latent.id.job and name != latent.id for name in self.worker.held):
+            self.position.encoded.discard(latent.id.job)  # the worker forgets it with the last of the job's latents
         task = self.tasks.pop(latent.id, None)
         if task is None:
             return False
@@ -214,8 +216,12 @@ class WorkerPlan:
 
     def has_space(self, more: int) -> bool:
         """Whether the worker can hold so many more latents."""
-        coming = sum(task.latent.worker != self.worker.peer for task in self.tasks.values())
-        return len(self.worker.held) + coming + more <= self.worker.max_resident
+        return len(self.worker.held) + self.coming + more <= self.worker.max_resident
+
+    @property
+    def coming(self) -> int:
+        """How many latents of the line the worker does not hold yet."""
+        return sum(task.latent.worker != self.worker.peer for task in self.tasks.values())
 
     def is_past_steps(self, latent: Latent) -> bool:
         """Whether the latent has no evaluation left, by the plan."""

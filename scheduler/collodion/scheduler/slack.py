@@ -69,7 +69,7 @@ class Slack:
         now = situation.now
         plan = self.planner.plan(worker, now)
         self._check(plan)
-        takes = min(worker.room, share)
+        takes = min(worker.room - plan.coming, share)
         first = self.fillers.first(worker, takes)
         wake = self.fillers.join(plan, first, takes, now) if first is not None else None
         if not plan.position.order:
