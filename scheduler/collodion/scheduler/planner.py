@@ -2,7 +2,8 @@
 
 1. A job is promised only if a play of every line that it joins has nobody late in it. Then that line is adopted: by induction no promise
    breaks while costs are exact.
-2. A job goes whole to the worker that would finish it first; only if none can is it dealt out over more of them.
+2. A job's images are dealt out over the workers that are idle, if several are. Else it goes whole to the worker that finishes it first, which
+   costs the fleet least; only if none can is it dealt out.
 3. What is not promised gives way: where the line is too slow with it, it is tried without.
 4. Step batches are as large as is best for throughput. Smaller ones let a job in that would make another late, and cost every job that
    comes after: they are tried only while nobody has been turned away for a while (`searches_wide`).
@@ -129,15 +130,16 @@ class Planner:
             return None
         if not free:
             return self._all(plans, [], bound)
-        whole = [found for plan in plans[:workers] if (found := self._all(plans, [(plan, free)], bound))]
+        idle = [plan for plan in plans if not plan.tasks]
+        if len(idle) > 1 and len(free) > 1 and (dealt := self._all(plans, _deal(free, idle), bound)):
+            return dealt
+        whole = [trials for plan in plans[:workers] if (trials := self._all(plans, [(plan, free)], bound))]
         if whole:
             return min(whole, key=lambda trials: max(trial.finish for trial in trials))
         among = 2
         while len(free) > 1 and among < 2 * min(len(plans), len(free)):
-            chosen = plans[: min(among, len(free))]
-            dealt = [(plan, free[index :: len(chosen)]) for index, plan in enumerate(chosen)]
-            if found := self._all(plans, dealt, bound):
-                return found
+            if (dealt := self._all(plans, _deal(free, plans[:among]), bound)) is not None:
+                return dealt
             among *= 2
         return None
 
@@ -224,3 +226,8 @@ class Planner:
 
     def _worker_costs(self, worker: Worker) -> WorkerCosts:
         return WorkerCosts(worker, self._model, self._full_batches)
+
+
+def _deal(latents: list[Latent], plans: Sequence[WorkerPlan]) -> list[tuple[WorkerPlan, list[Latent]]]:
+    chosen = plans[: len(latents)]
+    return [(plan, latents[index :: len(chosen)]) for index, plan in enumerate(chosen)]
