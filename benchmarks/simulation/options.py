@@ -23,8 +23,8 @@ _JOBS = 500
 def parser(description: str) -> argparse.ArgumentParser:
     """All options."""
     made = argparse.ArgumentParser(description=description, allow_abbrev=False)
-    _add_fleet(made.add_argument_group("fleet"))
-    _add_workload(made.add_argument_group("workload"))
+    add_fleet(made.add_argument_group("fleet"))
+    add_workload(made.add_argument_group("workload"))
     _add_conditions(made.add_argument_group("conditions"))
     _add_output(made.add_argument_group("runs and output"))
     return made
@@ -36,7 +36,7 @@ def study_of(arguments: argparse.Namespace) -> Study:
         profiles = [read_profile(where) for where in arguments.profile]
         if len({profile.model for profile in profiles}) > 1:
             raise ProfileError("the profiles are of different models")
-        workload = _workload(arguments, profiles[0].model, max(profiles[0].sizes))
+        workload = workload_of(arguments, profiles[0].model, max(profiles[0].sizes))
         bounds = Bounds(arguments.max_batch, arguments.encode_batch, arguments.decode_batch, arguments.max_resident)
         fleet = make_fleet(profiles, arguments.workers, workload.keys(), bounds)
     except (ProfileError, TraceError) as error:
@@ -44,7 +44,7 @@ def study_of(arguments: argparse.Namespace) -> Study:
     return Study(
         workload,
         fleet,
-        _loads(arguments, workload, fleet),
+        loads_of(arguments, workload, fleet),
         tuple(arguments.slo_scale or [2.0]),
         tuple(arguments.seed or [1]),
         tuple(contender(text, arguments.set) for text in arguments.policy or ["fifo"]),
@@ -61,11 +61,12 @@ def study_of(arguments: argparse.Namespace) -> Study:
     )
 
 
-def _add_fleet(group: "argparse._ArgumentGroup") -> None:
+def add_fleet(group: "argparse._ArgumentGroup", needs_profile: bool = True) -> None:
+    """What the devices are: also those of a real server, whose profile can be measured."""
     group.add_argument(
         "--profile",
         action="append",
-        required=True,
+        required=needs_profile,
         metavar="FILE:NAME",
         help="latencies by batch size; FILE:PREFIX- takes all sizes under a prefix; several make unlike workers",
     )
@@ -83,7 +84,8 @@ def _add_fleet(group: "argparse._ArgumentGroup") -> None:
     group.add_argument("--max-resident", type=int, default=256, metavar="N", help="latents held (default: 256)")
 
 
-def _add_workload(group: "argparse._ArgumentGroup") -> None:
+def add_workload(group: "argparse._ArgumentGroup") -> None:
+    """What is asked for, and how it comes: the same for a real server and a simulated one."""
     group.add_argument("--workload", choices=_WORKLOADS, help="default: trace if there is one, else poisson")
     group.add_argument("--trace", type=Path, metavar="FILE", help="arrivals, stretched in time to the load")
     group.add_argument("--recorded", action="store_true", help="the trace's own times; the load follows from them")
@@ -143,7 +145,8 @@ def _add_output(group: "argparse._ArgumentGroup") -> None:
     )
 
 
-def _workload(arguments: argparse.Namespace, model: str, size: int) -> Workload:
+def workload_of(arguments: argparse.Namespace, model: str, size: int) -> Workload:
+    """The workload that was asked for, of pictures of `size` pixels. Raises TraceError."""
     kind = arguments.workload or ("trace" if arguments.trace else "poisson")
     if (kind == "trace") != bool(arguments.trace) or (arguments.recorded and not arguments.trace):
         raise TraceError("--trace FILE belongs to --workload trace and --recorded")
@@ -168,7 +171,8 @@ def _workload(arguments: argparse.Namespace, model: str, size: int) -> Workload:
     )
 
 
-def _loads(arguments: argparse.Namespace, workload: Workload, fleet: tuple[Device, ...]) -> tuple[float, ...]:
+def loads_of(arguments: argparse.Namespace, workload: Workload, fleet: tuple[Device, ...]) -> tuple[float, ...]:
+    """The loads that were asked for, or that of the recorded trace. Raises TraceError."""
     if not workload.recorded:
         return tuple(arguments.load or [1.0])
     if arguments.load:

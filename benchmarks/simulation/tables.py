@@ -47,7 +47,7 @@ _COLUMNS = (
 
 def cell_table(rows: Sequence[Summary]) -> str:
     """One cell: a row for each scheduler, all its figures."""
-    return _markdown([column.title for column in _COLUMNS], [[column.text(row) for column in _COLUMNS] for row in rows])
+    return markdown([column.title for column in _COLUMNS], [[column.text(row) for column in _COLUMNS] for row in rows])
 
 
 def matrix(rows: Sequence[Summary], figure: str, bounds: Mapping[Cell, float]) -> str:
@@ -65,10 +65,11 @@ def matrix(rows: Sequence[Summary], figure: str, bounds: Mapping[Cell, float]) -
     ]
     means = [sum(column[cell] for cell in cells) / len(cells) for column in columns.values()]
     lines.append(["mean", *(f"{100 * mean:.1f}" for mean in means)])
-    return _markdown(["SLO scale / load", *columns], lines)
+    return markdown(["SLO scale / load", *columns], lines)
 
 
-def _markdown(titles: list[str], lines: list[list[str]]) -> str:
+def markdown(titles: list[str], lines: list[list[str]]) -> str:
+    """A table of texts, the first column to the left."""
     widths = [max(len(line[column]) for line in (titles, *lines)) for column in range(len(titles))]
     rule = [":" + "-" * (widths[0] - 1), *("-" * (width - 1) + ":" for width in widths[1:])]
     texts = []

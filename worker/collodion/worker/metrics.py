@@ -1,6 +1,7 @@
 """What a worker shows to Prometheus. Labels are bounded: models by configuration, lanes, stages and reasons by their enums."""
 
 import functools
+import logging
 from collections.abc import Callable
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -9,6 +10,8 @@ from collodion.process.metrics import new_registry
 from collodion.wire.jobs import Reason, Stage
 from collodion.worker.holdings import Held
 from collodion.worker.outbox import Sample
+
+_log = logging.getLogger(__name__)
 
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _GAPS = (0.00001, 0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05)
@@ -67,7 +70,9 @@ class WorkerMetrics:
         self.failures.labels(reason).inc()
 
     def observe(self, sample: Sample) -> None:
-        """Notes a batch."""
+        """Notes a batch; at level debug the log has each of them, from which a run's costs can be read."""
+        if _log.isEnabledFor(logging.DEBUG):
+            _log.debug("a batch", extra=sample._asdict())
         if sample.lane == "step":
             self.evaluations.labels(sample.model).inc(sample.evaluations)
         self.lane_seconds.labels(sample.model, sample.lane).observe(sample.seconds)
