@@ -1,6 +1,6 @@
 """Can this deadline be kept without making a promised job late? Yes, and then it is promised; or what could be promised instead.
 
-1. Jobs that come within one window are judged together, those worth most for their device time first.
+1. Of jobs that come together (door.py) those worth most for their device time are judged first.
 2. A job that cannot be promised is, by its own wish, refused with a counter-offer, promised with fewer steps, or accepted without a promise.
 3. Judging costs time, and that is bounded: each second has a budget of latents that may be played forward. Once that is spent a job is tried
    on one worker only, and counter-offers are those that cost nothing. That is as safe, and promises less.
@@ -18,7 +18,11 @@ from collodion.wire.to_frontend import CounterOffer, TierInfo
 
 _BUDGET = 20_000
 """Latents that may be played forward in a second before judging gets cheaper: about 0.2 s of it."""
+_STRETCH = 3_000
+"""Latents played forward at a stretch, before the messages of others are looked at: some 20 ms."""
 _STEPS_TRIED = 6
+_PIONEER_S = 1.0
+_COSTS_UNKNOWN = "nothing can be promised: what this model costs at this size is not known yet"
 _OFFER_SPARE = 1.05
 """A counter-offer is a little later than predicted, so that it still holds when it is taken up."""
 
@@ -32,7 +36,7 @@ class Verdict:
     message: str = ""
     retry_after_s: float | None = None
     offer: CounterOffer | None = None
-    warning: str = ""
+    warning: tuple[str, str] | None = None
 
 
 class Admission:
@@ -43,20 +47,36 @@ class Admission:
         self._planner: Planner = policy.planner
         self._shares = shares
         self._tiers = tiers
-        self._spent = 0
         self._second = 0.0
+        self._played_before = 0
+        self._begun = 0
+        self._pioneers: dict[str, Job] = {}
 
-    def judge(self, jobs: Sequence[Job], now: float) -> list[Verdict]:
-        """All of them, in the order in which they are promised."""
-        for job in jobs:
-            self._shares.ask(job.spec.tenant, job.work_s, now)
-        self._planner.searches_wide = not self._policy.fillers.busy(now)
-        return [self._judge(job, now) for job in sorted(jobs, key=lambda job: -self._worth(job))]
+    def ask(self, job: Job, now: float) -> None:
+        """The job came; it is judged later."""
+        self._shares.ask(job.spec.tenant, job.work_s, now)
 
-    def _worth(self, job: Job) -> float:
+    def worth(self, job: Job) -> float:
+        """What it is worth for its device time."""
         return job.weight / (job.work_s or 1.0)
 
-    def _judge(self, job: Job, now: float) -> Verdict:
+    def begin(self, now: float) -> None:
+        """Judging begins, or goes on."""
+        if now >= self._second + 1.0:
+            self._second, self._played_before = now, self._planner.played
+        self._begun = self._planner.played
+        self._planner.searches_wide = not self._policy.fillers.busy(now)
+
+    def tired(self) -> bool:
+        """Whether so much was judged at a stretch that others should have their turn."""
+        return self._planner.played - self._begun >= _STRETCH
+
+    @property
+    def _hurries(self) -> bool:
+        return self._planner.played - self._played_before >= _BUDGET
+
+    def judge(self, job: Job, now: float) -> Verdict:
+        """What becomes of the job."""
         if job.deadline is None:
             return Verdict(job)
         if self._policy.may_promise(job, now):
@@ -65,7 +85,9 @@ class Admission:
             self._policy.fillers.turn_away(now)
             self._shares.turn_away(now)
             if job.spec.deadline_policy is DeadlinePolicy.DEGRADE and self._degrade(job, now):
-                return Verdict(job, warning=f"{job.spec.parameters.steps} steps, so that the deadline is met")
+                return Verdict(
+                    job, warning=("DEGRADED", f"{job.spec.parameters.steps} steps, so that the deadline is met")
+                )
         if job.spec.deadline_policy is DeadlinePolicy.BEST_EFFORT:
             self._policy.hope(job)
             return Verdict(job)
@@ -78,12 +100,7 @@ class Admission:
         return trials is not None
 
     def _trials(self, job: Job, now: float) -> tuple[Trial, ...] | None:
-        if now >= self._second + 1.0:
-            self._second, self._spent = now, 0
-        before = self._planner.played
-        trials = self._planner.trials(job, now, workers=1 if self._spent >= _BUDGET else 3)
-        self._spent += self._planner.played - before
-        return trials
+        return self._planner.trials(job, now, workers=1 if self._hurries else 3)
 
     def _degrade(self, job: Job, now: float) -> bool:
         asked = job.spec
@@ -120,19 +137,25 @@ class Admission:
     def _refusal(self, job: Job, now: float) -> Verdict:
         finish = self._planner.finish_without_promise(job, now)
         if finish is None:
-            return Verdict(
-                job, Reason.DEADLINE_INFEASIBLE, "nothing can be promised: what this model costs is not known yet", 1.0
-            )
+            return self._first_of_its_key(job)
         finish = now + (finish - now) * _OFFER_SPARE
         assert job.deadline is not None
         late_s = max(0.0, finish - job.deadline)
         offer = CounterOffer(
             finish=finish,
-            steps=self._most_steps(job, 1, now),
+            steps=None if self._hurries else self._most_steps(job, 1, now),
             tier=self._tier(job, finish - now),
         )
         message = f"it cannot be promised by its deadline; as asked it could be done {late_s:.1f} s later"
         return Verdict(job, Reason.DEADLINE_INFEASIBLE, message, max(late_s, 0.1), offer)
+
+    def _first_of_its_key(self, job: Job) -> Verdict:
+        """Nothing is known of its costs, and nothing would ever be if all were refused: one at a time is accepted, and told so."""
+        self._pioneers = {key: one for key, one in self._pioneers.items() if any(True for _ in one.unfinished())}
+        if job.key not in self._pioneers:
+            self._pioneers[job.key] = job
+            return Verdict(job, warning=("COSTS_UNKNOWN", _COSTS_UNKNOWN))
+        return Verdict(job, Reason.DEADLINE_INFEASIBLE, _COSTS_UNKNOWN, _PIONEER_S)
 
     def _tier(self, job: Job, needs_s: float) -> str | None:
         """The first tier whose default SLO is long enough; one without a deadline always is."""

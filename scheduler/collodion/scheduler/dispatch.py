@@ -50,18 +50,18 @@ class Dispatch:
         self.backlog.add(latent)
         self._arrived[latent.model, latent.key] = None
 
-    def withdraw(self, latent: Latent) -> None:
+    def withdraw(self, latent: Latent, now: float) -> None:
         """The latent neither waits nor is held any longer."""
-        self.set_aside(latent)
+        self.set_aside(latent, now)
         if latent.worker is not None:
             worker = self._fleet.workers[latent.worker]
             worker.release(latent)
             self.concern(worker)
 
-    def set_aside(self, latent: Latent) -> None:
+    def set_aside(self, latent: Latent, now: float) -> None:
         """The latent is not to run for now; a worker that holds it goes on to do so."""
         self.backlog.remove(latent)
-        self._policy.forget(latent)
+        self._policy.forget(latent, now)
         self.concern_holder(latent)
 
     def lose(self, worker: Worker) -> None:

@@ -1,7 +1,10 @@
 """The door: jobs that came and are in the book, but are neither accepted nor refused yet.
 
-They wait for one short window, so that those that come together are judged together. Without an admission all are accepted at once.
+They wait for one short window, so that those that come together are judged together: those worth most for their device time first, and so
+many at a time that the messages of others are not kept waiting. Without an admission all are accepted at once.
 """
+
+from collections import deque
 
 from collodion.scheduler.admission import Admission, Verdict
 from collodion.scheduler.job import Job
@@ -17,7 +20,8 @@ class Door:
         self._admission = admission
         self._window_s = window_s
         self._lifecycle = lifecycle
-        self._waiting: list[Job] = []
+        self._waiting: deque[Job] = deque()
+        self._unsorted = False
         self._closes: float | None = None
 
     def ask(self, job: Job, now: float) -> None:
@@ -25,7 +29,9 @@ class Door:
         if self._admission is None:
             self._lifecycle.accept(job)
             return
+        self._admission.ask(job, now)
         self._waiting.append(job)
+        self._unsorted = True
         if self._closes is None:
             self._closes = now + self._window_s
 
@@ -37,19 +43,22 @@ class Door:
         """Judges those who wait, if their time has come."""
         if self._closes is None or now < self._closes or self._admission is None:
             return
-        self._closes = None
-        jobs, self._waiting = self._waiting, []
-        there = [job for job in jobs if job.state is JobState.QUEUED]
-        for verdict in self._admission.judge(there, now):
-            self._carry_out(verdict)
-        for job in jobs:
-            if job.state is JobState.PARKED:  # its client hung up meanwhile: it is promised nothing
+        if self._unsorted:
+            self._waiting = deque(sorted(self._waiting, key=self._admission.worth, reverse=True))
+            self._unsorted = False
+        self._admission.begin(now)
+        while self._waiting and not self._admission.tired():
+            job = self._waiting.popleft()
+            if job.state is JobState.QUEUED:
+                self._carry_out(self._admission.judge(job, now))
+            elif job.state is JobState.PARKED:  # its client hung up meanwhile: it is promised nothing
                 self._lifecycle.accept(job)
+        self._closes = now if self._waiting else None
 
     def _carry_out(self, verdict: Verdict) -> None:
         reason = verdict.reason
         if reason is None:
-            self._lifecycle.accept(verdict.job, ("DEGRADED", verdict.warning) if verdict.warning else None)
+            self._lifecycle.accept(verdict.job, verdict.warning)
             return
         self._lifecycle.refuse(
             verdict.job,

@@ -63,12 +63,15 @@ class Explainer:
         if not workers:
             return Explanation(f"it waits for a worker that has the model {model}: none is alive", ("such a worker",))
         finish = self._prediction.finish(job, now)
+        if self._slack is not None and finish is not None and not all(map(self._is_in_line, job.unfinished())):
+            finish = max(finish, self._remedies.behind_promises(job, now) or finish)
         summary = self._waits_for(job, workers, now) + self._deadline(job, finish, now)
         return Explanation(summary, self._remedies.of(job, finish, now))
 
     def _waits_for(self, job: Job, workers: Sequence[Worker], now: float) -> str:
         unfinished = list(job.unfinished())
-        waiting = [latent for latent in unfinished if latent.stage in (Stage.WAITING, Stage.PARKED)]
+        stepped = [latent for latent in unfinished if self._is_stepped(latent)]
+        waiting = [latent for latent in unfinished if latent not in stepped and latent.stage is not Stage.DECODING]
         outside = [latent for latent in waiting if not self._is_in_line(latent)]
         if outside:
             first = outside[0]
@@ -76,12 +79,13 @@ class Explainer:
             return f"{_subject(job, outside)}: {self._outside(job, first, could, now)}"
         if waiting:
             return self._in_line(job, waiting, now)
-        stepped = [latent for latent in unfinished if latent.stage is Stage.DENOISING]
+        if joining := [latent for latent in stepped if latent.stage in (Stage.WAITING, Stage.PARKED)]:
+            batch = f"the step batch of {self._fleet.workers[joining[0].worker or b''].name}"
+            return f"{_images(job, joining)} {_verb(joining, 'joins', 'join')} {batch} at the next boundary"
+        if encoded := [latent for latent in stepped if latent.stage is Stage.ENCODING]:
+            return f"{_images(job, encoded)} {_verb(encoded, 'has its', 'have their')} prompt encoded"
         if stepped:
             return self._denoised(job, stepped)
-        encoded = [latent for latent in unfinished if latent.stage is Stage.ENCODING]
-        if encoded:
-            return f"{_images(job, encoded)} {_verb(encoded, 'has its', 'have their')} prompt encoded"
         return (
             f"{_images(job, unfinished)} {_verb(unfinished, 'is', 'are')} past the last step, to be decoded and stored"
         )
@@ -104,9 +108,6 @@ class Explainer:
         peer = _line_of(max(waiting, key=self._finish))
         mine = [latent for latent in waiting if _line_of(latent) == peer]
         worker = self._fleet.workers[peer]
-        if together := [latent for latent in mine if latent in self._window(worker)]:
-            said = f"{_images(job, together)} {_verb(together, 'joins', 'join')} the step batch of {worker.name}"
-            return f"{said} at the next boundary"
         plan = self._planner.plans.get(peer)
         line = [task.latent for task in plan.line()] if plan is not None and mine[0].planned else worker.running
         ahead = list(itertools.takewhile(lambda latent: latent.job is not job or latent not in mine, line))
@@ -136,6 +137,11 @@ class Explainer:
         if job.promised:
             return "that is promised an earlier deadline", "that are promised earlier deadlines"
         return "that is promised its deadline", "that are promised their deadlines"
+
+    def _is_stepped(self, latent: Latent) -> bool:
+        """Whether the step batch has it, or will have it at the next boundary."""
+        worker = self._fleet.workers.get(latent.worker or b"")
+        return worker is not None and latent in self._window(worker)
 
     def _is_in_line(self, latent: Latent) -> bool:
         if latent.planned is not None:
@@ -243,7 +249,7 @@ def _begin(plan: WorkerPlan, task: Task) -> float | None:
     like = sorted(one.finish for one in ahead if one.key == task.key)
     lead = next((index for index, one in enumerate(ahead) if one.key == task.key), len(ahead))
     ends = [one.finish for one in ahead[:lead]]  # of other keys: they lead, one after the other
-    cap = plan.cap(task.latent)
+    cap = plan.cap(task)
     if len(like) >= cap:
         ends.append(like[len(like) - cap])
     begin = max(ends, default=plan.position.time) - (plan.costs[task.key].store if ends else 0.0)
@@ -262,9 +268,9 @@ def _images(job: Job, latents: Sequence[Latent]) -> str:
 
 def _subject(job: Job, latents: Sequence[Latent]) -> str:
     """Its images wait, or are parked."""
-    if any(latent.stage is not Stage.PARKED for latent in latents):
-        return f"{_images(job, latents)} {_verb(latents, 'waits', 'wait')}"
     done = min(latent.evaluations for latent in latents)
+    if not done:
+        return f"{_images(job, latents)} {_verb(latents, 'waits', 'wait')}"
     all_of_it = counted(job.evaluations, "evaluation", "evaluations")
     return f"{_images(job, latents)} {_verb(latents, 'is', 'are')} parked after {done} of {all_of_it}"
 

@@ -44,7 +44,7 @@ class Fillers:
 
     def first(self, worker: Worker, takes: int) -> Latent | None:
         """The least rank of what the worker holds in no line, and of what waits if it may take any."""
-        own = (latent for latent in worker.held.values() if latent.runnable and latent.planned is None)
+        own = (latent for latent in worker.held.values() if latent.planned is None and latent.runnable)
         mine = min(own, key=_rank, default=None)
         head = self._backlog.head(worker.model_names) if takes > 0 else None
         return min((latent for latent in (mine, head) if latent is not None), key=_rank, default=None)
@@ -79,7 +79,7 @@ class Fillers:
         cap = costs.cap(leader.job.rows) if not self.busy(now) else costs.gentle(leader.job.rows)
         free = cap - sum(task.key == leader.key for task in plan.position.order)
         held = plan.worker.held.values()
-        mine = [one for one in held if one.runnable and one.planned is None and one.key == leader.key]
+        mine = [one for one in held if one.planned is None and one.runnable and one.key == leader.key]
         wanted = sorted((*mine, *self._backlog.first(leader.model, leader.key, min(takes, free))), key=_rank)[
             : max(0, free)
         ]

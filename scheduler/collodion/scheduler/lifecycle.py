@@ -108,7 +108,7 @@ class Lifecycle:
             self._book.enter(job, JobState.PARKED)
             job.promised = False  # a promise is kept to who waits for it
             for latent in job.latents:
-                self._dispatch.set_aside(latent)
+                self._dispatch.set_aside(latent, now)
             _log.info("parked a job", extra={"job": job.id, "grace_s": grace_s})
 
     def watched(self, job_id: str) -> None:
@@ -154,7 +154,7 @@ class Lifecycle:
     def lose(self, latent: Latent, by_death: bool, now: float) -> None:
         """Its worker is gone: it begins anew elsewhere, unless it seems to be what kills workers."""
         latent.worker, latent.since = None, 0
-        self._dispatch.set_aside(latent)
+        self._dispatch.set_aside(latent, now)
         latent.evaluations = latent.steps = latent.previewed = 0
         latent.losses += by_death
         if latent.losses > LOSSES_ALLOWED:
@@ -190,7 +190,7 @@ class Lifecycle:
         if report.stage is Stage.DONE and image is not None and image.index == latent.id.image:
             latent.image = image
             latent.steps = latent.job.spec.parameters.steps
-            self._dispatch.withdraw(latent)
+            self._dispatch.withdraw(latent, now)
             self._enter(latent, Stage.DONE, now)
             self._watchers.tell(latent.job.id, ImageStored(image), now)
             self._end_if_over(latent.job, now)
@@ -201,7 +201,7 @@ class Lifecycle:
     def _stop(self, latent: Latent, failure: Failure, now: float) -> None:
         latent.failure = failure
         latent.job.failure = latent.job.failure or failure
-        self._dispatch.withdraw(latent)
+        self._dispatch.withdraw(latent, now)
         self._enter(latent, Stage.STOPPED, now)
         _log.warning(
             "an image failed", extra={"job": latent.id.job, "image": latent.id.image, "reason": failure.reason}
@@ -219,7 +219,7 @@ class Lifecycle:
     def cancel(self, job: Job, why: str, now: float) -> None:
         """Ends a job now, whatever it was doing."""
         for latent in job.unfinished():
-            self._dispatch.withdraw(latent)
+            self._dispatch.withdraw(latent, now)
             latent.enter(Stage.STOPPED, now)
         job.failure = Failure(Reason.CANCELLED, why)
         self._end(job, JobState.CANCELLED, now)

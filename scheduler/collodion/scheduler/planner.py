@@ -48,6 +48,8 @@ class Planner:
         self._full_batches = full_batches
         self.plans: dict[bytes, WorkerPlan] = {}
         self.played = 0
+        self._kinds_of: dict[str, list[KeyCosts]] = {}
+        self._kinds_version = -1, -1
         self.searches_wide = False
 
     # -------------------------------------------------------------- plans
@@ -92,8 +94,8 @@ class Planner:
         if info is None:
             return None
         evaluations, rows = info.evaluations_of(parameters), info.rows_of(parameters)
-        known = (self._costs(worker, parameters.batch_key) for worker in self._fleet.with_model(parameters.model))
-        return min((costs.alone_s(evaluations, rows) for costs in known if costs is not None), default=None)
+        known = self._kinds(parameters.model, parameters.batch_key)
+        return min((costs.alone_s(evaluations, rows) for costs in known), default=None)
 
     def evaluations(self, job: Job, steps: int) -> int:
         """How many model calls the job's images take with so many steps."""
@@ -103,9 +105,21 @@ class Planner:
 
     def least_s(self, job: Job) -> float:
         """The device time that the job's images take in the best of company, on the fastest worker; 0 while unknown."""
-        known = (self._costs(worker, job.key) for worker in self._fleet.with_model(job.spec.parameters.model))
-        each = min((costs.least_s(job.evaluations, job.rows) for costs in known if costs is not None), default=0.0)
+        known = self._kinds(job.spec.parameters.model, job.key)
+        each = min((costs.least_s(job.evaluations, job.rows) for costs in known), default=0.0)
         return each * len(job.latents)
+
+    def _kinds(self, model: str, key: str) -> list[KeyCosts]:
+        """What the key costs on each kind of worker that has the model and knows it."""
+        version = self._model.version, self._fleet.version
+        if self._kinds_version != version:
+            self._kinds_version = version
+            self._kinds_of.clear()
+        if key not in self._kinds_of:
+            workers = {(one.device_kind, one.cap, one.decode_batch): one for one in self._fleet.with_model(model)}
+            known = (self._worker_costs(worker).of(key) for worker in workers.values())
+            self._kinds_of[key] = [costs for costs in known if costs is not None]
+        return self._kinds_of[key]
 
     # -------------------------------------------------------------- placing
 
@@ -215,10 +229,6 @@ class Planner:
         workers = self._fleet.with_model(job.spec.parameters.model)
         known = [plan for worker in workers if (plan := self.plan(worker, now)).costs.of(job.key) is not None]
         return sorted(known, key=lambda plan: plan.end + plan.costs[job.key].least_s(job.evaluations, job.rows))
-
-    def _costs(self, worker: Worker, key: str) -> KeyCosts | None:
-        plan = self.plans.get(worker.peer)
-        return (plan.costs if plan is not None else self._worker_costs(worker)).of(key)
 
     def _is_past_steps(self, latent: Latent) -> bool:
         plan = self.plan_of(latent)

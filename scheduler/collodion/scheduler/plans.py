@@ -273,9 +273,9 @@ class WorkerPlan:
         self.tasks[task.latent.id] = task
         task.latent.planned = self.worker.peer
 
-    def cap(self, latent: Latent) -> int:
-        """How many are stepped together while this latent of the line leads."""
-        return self.tasks[latent.id].cap or self.costs[latent.job.key].cap(latent.job.rows)
+    def cap(self, task: Task) -> int:
+        """How many are stepped together while this task leads."""
+        return task.cap or self.costs[task.key].cap(task.rows)
 
     def _play(self, position: Position, batching: Batching = Batching.KEPT) -> Play:
         return Play(position, self.costs, self.worker.decode_batch, self.worker.encode_batch, batching)

@@ -60,7 +60,7 @@ class Policy(Protocol):
     def observe(self, worker: Worker, stepped: Collection[LatentId], boundary: float, now: float) -> None:
         """The worker reported how far it had stepped these latents, by this boundary, in the line that it was sent last."""
 
-    def forget(self, latent: Latent) -> None:
+    def forget(self, latent: Latent, now: float) -> None:
         """The latent ended, is set aside, or lost its worker."""
 
     def lose(self, worker: Worker) -> None:
@@ -80,7 +80,7 @@ class Unplanned:
     def observe(self, worker: Worker, stepped: Collection[LatentId], boundary: float, now: float) -> None:
         """Nothing to compare with."""
 
-    def forget(self, latent: Latent) -> None:
+    def forget(self, latent: Latent, now: float) -> None:
         """It was in no plan."""
 
     def lose(self, worker: Worker) -> None:

@@ -49,6 +49,15 @@ class Remedies:
         found = [] if begun or job.promised else [self._fewer_steps(job, finish, now), self._tier(job, finish, now)]
         return tuple(remedy for remedy in (*found, self._alone(job, finish, begun, now)) if remedy)
 
+    def behind_promises(self, job: Job, now: float) -> float | None:
+        """When a job that is in no line would be finished behind all that is promised; None if that is too dear to find out."""
+        if not self._affords(now):
+            return None
+        before = self._planner.played
+        finish = self._planner.finish_without_promise(job, now)
+        self._spent += self._planner.played - before
+        return finish
+
     # -------------------------------------------------------------- fewer steps, another tier
 
     def _fewer_steps(self, job: Job, finish: float | None, now: float) -> str:
@@ -114,17 +123,19 @@ class Remedies:
 
     def _promised_finish(self, job: Job, now: float) -> float | None:
         """When the job would be finished, were it promised now; None if it could not be, or that is too dear to find out."""
-        if now >= self._second + 1.0:
-            self._second, self._spent = now, 0
-        lines = (plan.position.order for plan in self._planner.plans.values())
-        if self._spent >= _BUDGET or max(map(len, lines), default=0) > _LONGEST_LINE:
-            return None
-        if self._slack is None or not self._slack.may_promise(job, now):
+        if self._slack is None or not self._affords(now) or not self._slack.may_promise(job, now):
             return None
         before = self._planner.played
         trials = self._planner.trials(job, now, workers=1)
         self._spent += self._planner.played - before
         return max(trial.finish for trial in trials) if trials else None
+
+    def _affords(self, now: float) -> bool:
+        """Whether a line may be played forward."""
+        if now >= self._second + 1.0:
+            self._second, self._spent = now, 0
+        lines = (plan.position.order for plan in self._planner.plans.values())
+        return self._spent < _BUDGET and max(map(len, lines), default=0) <= _LONGEST_LINE
 
     # -------------------------------------------------------------- no company
 

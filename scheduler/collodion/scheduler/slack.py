@@ -22,7 +22,7 @@ from collodion.scheduler.shares import Shares
 from collodion.wire.jobs import JobState, LatentId, Stage
 
 _LINES_TRIED = 2  # other lines that an idle worker looks into
-_LINE = 128  # latents of a line that the worker is told of
+_LINE = 48  # latents of a line that the worker is told of
 _HOPEFULS = 64  # jobs that are offered again; the newest have the best prospects
 _OFFERED_AGAIN = 3  # of them each time
 
@@ -78,20 +78,21 @@ class Slack:
             self._steal(plan, now)
         room = worker.room
         running: list[Latent] = []
+        caps: list[int] = []
         for task in plan.line()[:_LINE]:
             latent = task.latent
             if not latent.runnable or not latent.job.acknowledged:
                 continue
-            if latent.worker == worker.peer:
-                running.append(latent)
-            elif room > 0:
+            if latent.worker != worker.peer:
+                if room < 1:
+                    if not task.promised and latent.worker is None:
+                        plan.forget(latent)  # there is no place to hold it: it waits on
+                    continue
                 room -= 1
-                running.append(latent)
-            elif not task.promised and latent.worker is None:
-                plan.forget(latent)  # there is no place to hold it: it waits on
-        caps = tuple(plan.cap(latent) for latent in running)
+            running.append(latent)
+            caps.append(plan.cap(task))
         plan.sent()
-        return Choice(tuple(running), caps, plan.position.mark, wake)
+        return Choice(tuple(running), tuple(caps), plan.position.mark, wake)
 
     def observe(self, worker: Worker, stepped: Collection[LatentId], boundary: float, now: float) -> None:
         """The worker reported, and its present line is the one it was sent last."""
@@ -100,11 +101,12 @@ class Slack:
         if plan.stale:
             self._disturbed[worker.peer] = plan
 
-    def forget(self, latent: Latent) -> None:
+    def forget(self, latent: Latent, now: float) -> None:
         """The latent ended, or is set aside: it is in no line any more."""
         plan = self.planner.plan_of(latent) or self.planner.plans.get(latent.worker or b"")
         if plan is None:
             return
+        plan.advance(now)  # until then it took its time
         if latent.job.promised:
             self._orphans[latent.job.id] = latent.job
         ended = latent.stage in (Stage.DECODING, Stage.DONE)
