@@ -87,6 +87,18 @@ def test_the_next_in_line_runs_without_another_word(worker, scheduler, order):
     assert worker.outbox.held.membership == 1
 
 
+def test_a_wish_waits_for_its_boundary_and_is_confirmed_when_it_holds(worker, scheduler, order):
+    second = LatentId("second", 0)
+    scheduler.wish(running=(FIRST,), orders=(order(steps=20),))
+    scheduler.wish(running=(second,), parked=(FIRST,), after=(FIRST, 5), orders=(order(job="second", steps=2),))
+    parked = scheduler.latent(FIRST, Stage.PARKED)
+    assert parked.evaluations == 5
+    scheduler.latent(second, Stage.DONE)
+    reports = [said for said in scheduler.heard if isinstance(said, WorkerReport) and said.lanes]
+    assert all(said.age_s >= 0 for said in reports)
+    assert [said.membership for said in reports] == sorted(said.membership for said in reports)
+
+
 def test_a_dropped_latent_is_forgotten_and_starts_anew_if_it_is_wished_for_again(worker, scheduler, order):
     scheduler.wish(running=(FIRST,), orders=(order(**LONG),))
     scheduler.latent(FIRST, Stage.DENOISING)

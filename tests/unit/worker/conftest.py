@@ -118,7 +118,13 @@ class EngineDriver:
     def order(self, job: str, preview_interval: int = 0, **fields: Any) -> None:
         self.orders[job] = JobOrder(job=job, parameters=make_parameters(**fields), preview_interval=preview_interval)
 
-    def wish(self, running: Sequence[LatentId], parked: Sequence[LatentId] = (), caps: Sequence[int] = ()) -> None:
+    def wish(
+        self,
+        running: Sequence[LatentId],
+        parked: Sequence[LatentId] = (),
+        caps: Sequence[int] = (),
+        after: tuple[LatentId, int] | None = None,
+    ) -> None:
         jobs = dict.fromkeys(latent.job for latent in (*running, *parked))
         self.inbox.offer(
             Membership(
@@ -128,6 +134,7 @@ class EngineDriver:
                 running=tuple(running),
                 caps=tuple(caps),
                 parked=tuple(parked),
+                after=after,
                 orders=tuple(self.orders[job] for job in jobs),
             )
         )

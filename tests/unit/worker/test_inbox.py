@@ -2,12 +2,13 @@
 
 import pytest
 
+from collodion.wire.jobs import LatentId
 from collodion.wire.to_worker import Membership
 from collodion.worker.inbox import Inbox
 
 
-def membership(scheduler="s", worker="me", number=1):
-    return Membership(scheduler=scheduler, worker=worker, number=number, running=())
+def membership(scheduler="s", worker="me", number=1, after=None):
+    return Membership(scheduler=scheduler, worker=worker, number=number, running=(), after=after)
 
 
 @pytest.fixture
@@ -62,3 +63,18 @@ def test_a_replaced_scheduler_is_not_heard_again(inbox):
     assert not inbox.heard("s")
     assert not inbox.offer(membership(number=99))
     assert inbox.newest.scheduler == "next"
+
+
+def test_one_that_names_its_boundary_comes_behind_those_before_it(inbox):
+    inbox.heard("s")
+    for number in (1, 2):
+        inbox.offer(membership(number=number, after=(LatentId("job", 0), 3)))
+    assert [wish.number for wish in inbox.wishes] == [0, 1, 2]
+    inbox.offer(membership(number=3))
+    assert [wish.number for wish in inbox.wishes] == [3]
+
+
+def test_what_waits_is_forgotten_with_its_scheduler(inbox):
+    inbox.offer(membership(number=1, after=(LatentId("job", 0), 3)))
+    inbox.heard("next")
+    assert [(wish.scheduler, wish.number) for wish in inbox.wishes] == [("next", 0)]

@@ -41,6 +41,10 @@ def test_a_report_says_what_changed_since_the_last(reporter, latent):
     assert tell(reporter, held) is None
 
 
+def test_a_report_says_how_old_the_boundary_is(reporter, latent):
+    assert reporter.report(Held("scheduler", 3, (latent,)), (), age_s=0.25).age_s == 0.25
+
+
 def test_what_the_socket_did_not_take_is_said_again(reporter, latent):
     held = Held("scheduler", 3, (latent,))
     assert reporter.report(held, ()) == reporter.report(held, ())

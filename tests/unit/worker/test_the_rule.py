@@ -1,7 +1,8 @@
 """The worker's boundaries beside the rule of `Membership`, written down once more: whatever is wished for, and whenever."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -27,21 +28,41 @@ EVALUATIONS = {"a": 3, "b": 1, "c": 3, "d": 4, "e": 1, "refused": 1}
 LATENTS = [LatentId(job, image) for job, fields in JOBS.items() for image in range(fields.get("images", 1))]
 
 
+class Wish(NamedTuple):
+    """What a membership says."""
+
+    running: Sequence[LatentId] = ()
+    caps: Sequence[int] = ()
+    parked: Sequence[LatentId] = ()
+    after: tuple[LatentId, int] | None = None
+
+
 @dataclass
 class Rule:
     """The reference: what a worker does, as whoever predicts it would compute it."""
 
+    wish: Wish = Wish()
+    coming: list[Wish] = field(default_factory=list)
     left: dict[LatentId, int] = field(default_factory=dict)
     encoded: dict[str, bool] = field(default_factory=dict)
     finished: list[LatentId] = field(default_factory=list)
 
-    def apply(self, held):
+    def reached(self, after):
+        if after is None or not self.left.get(after[0]):
+            return True
+        return EVALUATIONS[after[0].job] - self.left[after[0]] >= after[1]
+
+    def apply(self, wish):
+        self.wish, held = wish, [*wish.running, *wish.parked]
         self.left = {latent: self.left.get(latent, EVALUATIONS[latent.job]) for latent in held}
         self.encoded = {latent.job: self.encoded.get(latent.job, False) for latent in held}
         self.finished = [latent for latent in self.finished if latent in self.left]
 
-    def boundary(self, running, caps, unprepared):
+    def boundary(self, unprepared):
         """What is decoded, encoded and stepped, and the window."""
+        while self.coming and self.reached(self.coming[0].after):
+            self.apply(self.coming.pop(0))
+        running, caps = self.wish.running, self.wish.caps
         decode = [latent for latent in self.finished if key(latent) == key(self.finished[0])][:DECODE_BATCH]
         self.finished = [latent for latent in self.finished if latent not in decode]
         to_go = [one for one in running if self.left[one] and (one.job != "refused" or one.job in unprepared)]
@@ -102,27 +123,33 @@ class Comparison:
         self.stages = {}
 
     def prepare(self, job):
+        self.pending.pop(job.job_id, None)
         if job.job_id in self.ready:
             return prepare(job)
         self.pending[job.job_id] = job
         return job
 
-    def wish(self, running, caps, parked, ready):
+    def hear(self, wish, ready):
+        """A membership arrives, and what is `ready` was prepared."""
         self.ready = ready
-        self.pending = {job: late for job, late in self.pending.items() if job in self.rule.encoded}
         for job in ready & self.pending.keys():
             prepare(self.pending.pop(job))
-        self.driver.wish(running, parked, caps)
-        self.rule.apply([*running, *parked])
+        self.driver.wish(wish.running, wish.parked, wish.caps, wish.after)
+        self.rule.coming = [*(self.rule.coming if wish.after else ()), wish]
 
-    def boundary(self, running, caps):
-        self.driver.engine.round()
-        unprepared = {job for job in self.pending if job in self.rule.encoded}
-        expected, window = self.rule.boundary(running, caps, unprepared)
+    def boundary(self):
+        busy = self.driver.engine.round()
+        expected, window = self.rule.boundary(self.pending.keys())
         assert self.witness.take() == expected
         self.stepped = expected[2]
+        if not any(expected):
+            hurried = self.rule.coming and not window
+            assert busy == bool(hurried)
+            if hurried:  # with nobody to bring forward no boundary would ever come
+                self.rule.apply(self.rule.coming.pop(0))
+                return
         for latent in self.driver.outbox.held.latents:
-            self.check_stage(latent, latent.id in window, latent.id in running)
+            self.check_stage(latent, latent.id in window, latent.id in self.rule.wish.running)
 
     def check_stage(self, latent, in_window, in_line):
         """What was told of it so far leads on to what is told now, and that is what its place asks for."""
@@ -140,58 +167,90 @@ class Comparison:
 
 @st.composite
 def wishes(draw):
-    """Who runs with which caps, who is parked, whose preparation is over by then, and for how many boundaries."""
+    """A membership, whose preparation is over by then, and how many boundaries pass before the next one."""
     running = draw(st.lists(st.sampled_from(LATENTS), unique=True))
     caps = draw(st.just([]) | st.lists(st.integers(0, 6), min_size=len(running), max_size=len(running)))
-    parked = draw(
-        st.lists(st.sampled_from([latent for latent in LATENTS if latent not in running] or [None]), unique=True)
-    )
+    parked = draw(st.lists(st.sampled_from(LATENTS), unique=True))
+    named = st.sampled_from([latent for latent in LATENTS if latent.job != "refused"])
+    after = draw(st.none() | st.tuples(named, st.integers(0, 4)))
     ready = draw(st.sets(st.sampled_from(sorted(JOBS))) | st.just(set(JOBS)))
-    return running, caps, [latent for latent in parked if latent], ready, draw(st.integers(1, 5))
+    wish = Wish(running, caps, [latent for latent in parked if latent not in running], after)
+    return wish, ready, draw(st.integers(0, 5))
 
 
 quick = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-@settings(quick, max_examples=200)
+@settings(quick, max_examples=300)
 @given(schedule=st.lists(wishes(), min_size=1, max_size=8))
 def test_every_boundary_is_that_of_the_rule(schedule, drive):
     comparison = Comparison(drive)
-    for running, caps, parked, ready, boundaries in schedule:
-        comparison.wish(running, caps, parked, ready)
+    for wish, ready, boundaries in schedule:
+        comparison.hear(wish, ready)
         for _ in range(boundaries):
-            comparison.boundary(running, caps)
+            comparison.boundary()
 
 
-def test_the_next_in_line_joins_at_the_very_next_boundary(drive):
-    comparison = Comparison(drive)
+@pytest.fixture
+def comparison(drive):
+    return Comparison(drive)
+
+
+def test_the_next_in_line_joins_at_the_very_next_boundary(comparison):
     running = [LatentId("b", 0), LatentId("a", 0), LatentId("a", 1), LatentId("d", 0)]
-    comparison.wish(running, [2, 2, 1, 1], [], set(JOBS))
+    comparison.hear(Wish(running, [2, 2, 1, 1]), set(JOBS))
     for expected in (running[:2], running[1:3], running[1:3], running[2:3], running[3:]):  # caps 2, 2, 2, 1, 1
-        comparison.boundary(running, [2, 2, 1, 1])
+        comparison.boundary()
         assert comparison.stepped == expected
 
 
+def test_a_wish_that_names_its_boundary_waits_for_it_and_keeps_those_before_it(comparison):
+    first, second, third = LatentId("a", 0), LatentId("d", 0), LatentId("c", 0)
+    comparison.hear(Wish([first], parked=[second]), set(JOBS))
+    comparison.hear(Wish([second], parked=[first], after=(first, 2)), set(JOBS))
+    comparison.hear(Wish([third], parked=[first, second], after=(second, 1)), set(JOBS))
+    for expected in (first, first, second, third, third):
+        comparison.boundary()
+        assert comparison.stepped == [expected]
+
+
+def test_a_wish_that_holds_at_once_replaces_those_that_wait(comparison):
+    first, second, third = LatentId("a", 0), LatentId("d", 0), LatentId("c", 0)
+    comparison.hear(Wish([first]), set(JOBS))
+    comparison.hear(Wish([second, first], after=(first, 2)), set(JOBS))
+    comparison.boundary()
+    comparison.hear(Wish([third, first]), set(JOBS))
+    for _ in range(2):
+        comparison.boundary()
+        assert comparison.stepped == [third, first]
+
+
+def test_the_oldest_of_too_many_waiting_wishes_give_way(comparison):
+    first, others = LatentId("d", 0), [latent for latent in LATENTS if latent.job in "abc"]
+    comparison.hear(Wish([first]), set(JOBS))
+    comparison.boundary()
+    for number in range(100):
+        comparison.driver.wish([first, others[number % len(others)]], after=(first, 3))
+    assert len(comparison.driver.inbox.wishes) == 16
+
+
 @pytest.mark.parametrize("caps", [(), (1,), (1, 1, 1, 1)])
-def test_caps_that_are_not_one_for_each_are_none(caps, drive):
-    comparison = Comparison(drive)
-    running = [LatentId("a", 0), LatentId("a", 1)]
-    comparison.wish(running, caps, [], set(JOBS))
-    comparison.boundary(running, [])
+def test_caps_that_are_not_one_for_each_are_none(caps, comparison):
+    comparison.hear(Wish([LatentId("a", 0), LatentId("a", 1)]), set(JOBS))
+    comparison.driver.wish([LatentId("a", 0), LatentId("a", 1)], caps=caps)
+    comparison.boundary()
 
 
-def test_a_cap_stays_with_its_latent_though_one_before_it_is_unknown(drive):
-    comparison = Comparison(drive)
+def test_a_cap_stays_with_its_latent_though_one_before_it_is_unknown(comparison):
     running = [LatentId("a", 0), LatentId("a", 1), LatentId("c", 0)]
-    comparison.wish(running, [1, 3, 3], [], set(JOBS))
+    comparison.hear(Wish(running, [1, 3, 3]), set(JOBS))
     comparison.driver.orders["stranger"] = comparison.driver.orders["a"]  # an order under another name
-    comparison.driver.wish([LatentId("stranger", 0), *running], (), [9, 1, 3, 3])
-    comparison.boundary(running, [1, 3, 3])
+    comparison.driver.wish([LatentId("stranger", 0), *running], caps=[9, 1, 3, 3])
+    comparison.boundary()
 
 
-def test_somebody_named_twice_is_stepped_once(drive):
-    comparison = Comparison(drive)
+def test_somebody_named_twice_is_stepped_once(comparison):
     running = [LatentId("a", 0), LatentId("a", 1)]
-    comparison.wish(running, (), [], set(JOBS))
+    comparison.hear(Wish(running), set(JOBS))
     comparison.driver.wish([*running, *running])
-    comparison.boundary(running, [])
+    comparison.boundary()

@@ -9,6 +9,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -59,7 +60,7 @@ class Engine:
         self._condition = threading.Condition()
         self._woken = False
         self._stopping = False
-        self._applied: Membership = inbox.newest
+        self._coming: list[Membership] = []
         self._window = Window(config.max_batch)
         self._parking = Parking(config.parked_mib << 20, self._fail)
         self._changed = False
@@ -83,26 +84,38 @@ class Engine:
 
     def round(self) -> bool:
         """One boundary and the evaluation after it; False if there was nothing to do. Device thread only."""
+        self._outbox.boundary = time.monotonic()
         self._look()
         decoded = self.lanes.decode(self._config.decode_batch)
         if self._changed:
             self._form_window()
         encoded = self._encode_once()
-        return self._step_once() or encoded or decoded
+        return self._step_once() or encoded or decoded or self._hurry()
 
     def _look(self) -> None:
         """What was wished for, and what could not be prepared, since the last boundary."""
-        if not self._woken:
-            return
-        self._woken = False  # before looking: what comes from now on wakes again
-        wish = self._inbox.newest
-        if wish is not self._applied:
-            self._applied = wish
-            self._holdings.apply(wish)
-            self._outbox.held = self._holdings.held
-            self._changed = True
-            self._news.urge()
+        woken = self._woken
+        if woken:
+            self._woken = False  # before looking: what comes from now on wakes again
+            self._coming = [wish for wish in self._inbox.wishes if self._holdings.held.is_before(wish)]
+        while self._coming and self._holdings.reached(self._coming[0]):
+            self._apply(self._coming.pop(0))
+        if woken:
+            self._fail_refused()
+
+    def _hurry(self) -> bool:
+        """With nobody to bring forward no boundary would ever come: the next wish holds at once."""
+        if not self._coming or self._window.beginning:
+            return False
+        self._apply(self._coming.pop(0))
+        return True
+
+    def _apply(self, wish: Membership) -> None:
+        self._holdings.apply(wish)
+        self._outbox.held = self._holdings.held
         self._fail_refused()
+        self._changed = True
+        self._news.urge()
 
     def _rest(self) -> None:
         self._news.tell(at_rest=True)

@@ -21,6 +21,10 @@ class Held:
     latents: tuple[Latent, ...] = ()
     missing: tuple[str, ...] = ()
 
+    def is_before(self, wish: Membership) -> bool:
+        """Whether `wish` was not applied yet, nor one after it."""
+        return wish.scheduler != self.scheduler or wish.number > self.membership
+
 
 class Holdings:
     """Jobs and latents by name; `line` is who is to be brought forward, in order of urgency, ended ones among them until they
@@ -48,6 +52,14 @@ class Holdings:
         self._line_up(wish)
         missing = dict.fromkeys(name.job for name in wanted if name.job not in self._jobs)
         self.held = Held(wish.scheduler, wish.number, tuple(self._latents.values()), tuple(missing))
+
+    def reached(self, wish: Membership) -> bool:
+        """Whether this boundary, or one before it, is the one from which `wish` holds."""
+        if wish.after is None or wish.scheduler != self.held.scheduler:
+            return True
+        name, evaluations = wish.after
+        latent = self._latents.get(name)
+        return latent is None or not latent.to_go or latent.evaluations >= evaluations
 
     def _learn(self, wish: Membership) -> None:
         named = {name.job for name in (*wish.running, *wish.parked)}

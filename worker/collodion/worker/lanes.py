@@ -68,7 +68,7 @@ class Lanes:
         if batch:
             self._last_step = None
             self._hand_over(batch, batch[0].job, self._decode, self._fail)
-        return True
+        return bool(batch)
 
     def rest(self) -> bool:
         """Waits for what is under way; False if nothing was. What comes then does not come right after a step."""

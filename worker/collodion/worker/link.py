@@ -19,6 +19,7 @@ from collodion.wire.to_scheduler import WorkerLeft, WorkerReport
 from collodion.wire.to_worker import Membership, SchedulerBeat, ToWorker
 from collodion.worker.config import WorkerConfig
 from collodion.worker.engine import Engine
+from collodion.worker.holdings import Held
 from collodion.worker.inbox import Inbox
 from collodion.worker.metrics import WorkerMetrics
 from collodion.worker.outbox import Outbox, Sample
@@ -29,6 +30,7 @@ _log = logging.getLogger(__name__)
 
 _FAREWELL_MS = 500  # for the last report to reach a scheduler that may be busy
 _PREVIEWS_AT_ONCE = 64
+_TRIES = 3  # to make a report while the device does not pass a boundary
 
 
 class Link:
@@ -139,10 +141,18 @@ class Link:
     def _report(self, socket: DealerSocket[ToWorker]) -> None:
         self._take_samples()
         held = self._outbox.held
-        report = self._reporter.report(held, self._samples)
+        report = self._made(held)
         if report is not None and self._send_report(socket, report):
             self._reporter.told(held, report)
             self._samples.clear()
+
+    def _made(self, held: Held) -> WorkerReport | None:
+        for _ in range(_TRIES):
+            boundary = self._outbox.boundary
+            report = self._reporter.report(held, self._samples, time.monotonic() - boundary)
+            if self._outbox.boundary == boundary:
+                break  # else the latents may be further than they were at that boundary
+        return report
 
     def _send_report(self, socket: DealerSocket[ToWorker], report: WorkerReport) -> bool:
         sent = socket.send(report)

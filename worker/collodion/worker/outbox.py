@@ -6,6 +6,7 @@ Ringing twice before the link wakes is ringing once. When the device thread ring
 import contextlib
 import queue
 import socket
+import time
 from collections import deque
 from typing import NamedTuple
 
@@ -32,10 +33,15 @@ class Sample(NamedTuple):
 
 
 class Outbox:
-    """Filled by the device thread and its helpers, emptied by the link."""
+    """Filled by the device thread and its helpers, emptied by the link.
+
+    `boundary` is when (monotonic, seconds) the latents were as far as they say. Where evaluations are issued ahead of the device
+    it is when the last one was.
+    """
 
     def __init__(self) -> None:
         self.held = Held()
+        self.boundary = time.monotonic()
         self.samples: deque[Sample] = deque(maxlen=_SAMPLES_KEPT)
         self.previews: queue.SimpleQueue[tuple[PreviewMade, bytes]] = queue.SimpleQueue()
         self._bell, self._ringer = socket.socketpair()

@@ -46,8 +46,8 @@ class Reporter:
             decode_batch=self._config.decode_batch,
         )
 
-    def report(self, held: Held, samples: Iterable[Sample]) -> WorkerReport | None:
-        """What changed since what was told last; None if nothing did."""
+    def report(self, held: Held, samples: Iterable[Sample], age_s: float = 0.0) -> WorkerReport | None:
+        """What changed since what was told last; None if nothing did. age_s: since the last boundary."""
         latents = tuple(latent.report() for latent in held.latents if self._is_news(latent))
         lanes = tuple(Lane(lane=s.lane, key=s.key, batch=s.batch, seconds=s.seconds) for s in samples)
         told = held is self._told_of and (held is self._missed_of or not held.missing)
@@ -60,6 +60,7 @@ class Reporter:
             latents=latents,
             lanes=lanes,
             missing=held.missing,
+            age_s=age_s,
         )
 
     def told(self, held: Held, said: WorkerState | WorkerReport) -> None:
