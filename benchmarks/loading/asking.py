@@ -3,8 +3,10 @@
 Used by the asyncio driver and by the Locust file alike.
 """
 
+import dataclasses
 import datetime
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from collodion.client import (
@@ -56,6 +58,11 @@ class Wish:
         if request.slo_s is not None:
             options["slo_s"] = request.slo_s
         return options
+
+
+def undated(requests: Sequence[Request]) -> tuple[Request, ...]:
+    """Without SLOs of their own: their tier's holds."""
+    return tuple(dataclasses.replace(each, deadline=math.inf) for each in requests)
 
 
 @dataclass(slots=True)

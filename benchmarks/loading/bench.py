@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from collodion.wire.jobs import DeadlinePolicy
-from loading.asking import Reply, Wish
+from loading.asking import Reply, Wish, undated
 from loading.cells import Cell, Turn, turns_of
 from loading.costs import SIMULATED, measure, recorded, server_profile, simulated_settings
 from loading.driving import Driver
@@ -61,8 +61,7 @@ class Bench:
         instance = make_instance(workload, self.devices, _CLOSED_LOAD, cell.slo_scale or 1.0, seed)
         if cell.slo_scale is not None:
             return instance
-        undated = tuple(dataclasses.replace(each, deadline=float("inf")) for each in instance.requests)
-        return dataclasses.replace(instance, requests=undated)
+        return dataclasses.replace(instance, requests=undated(instance.requests))
 
     def start(self, servers: Servers) -> None:
         """Brings up whatever is needed, and has every server run each batch size once."""

@@ -39,11 +39,16 @@ class _Column:
 
 
 def rows_of(runs: Sequence[Run]) -> list[Row]:
-    """In the order of the runs, a replay behind what it replays."""
-    grouped: dict[tuple[Cell, str, bool], list[Run]] = {}
-    for each in runs:
-        grouped.setdefault((each.cell, each.label, each.replayed), []).append(each)
-    return [Row(label, cell, tuple(group), replayed) for (cell, label, replayed), group in grouped.items()]
+    """By cell and contender, both as they came first; a replay behind what it replays."""
+    cells = list(dict.fromkeys(run.cell for run in runs))
+    labels = list(dict.fromkeys(run.label for run in runs))
+    grouped: dict[tuple[int, int, bool], list[Run]] = {}
+    for run in runs:
+        grouped.setdefault((cells.index(run.cell), labels.index(run.label), run.replayed), []).append(run)
+    return [
+        Row(labels[label], cells[cell], tuple(grouped[cell, label, replayed]), replayed)
+        for cell, label, replayed in sorted(grouped)
+    ]
 
 
 def ratios(row: Row, to: Row, figure: str) -> list[float]:
