@@ -8,9 +8,11 @@
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from heapq import heapify, heappop, heappush
+from itertools import islice
 from typing import NamedTuple, Protocol
 
 from collodion.scheduler.job import Latent
@@ -25,9 +27,9 @@ _TOLERANCE_S = 1e-6  # of sums of floats; a promise is not refused for it
 class Task:
     """What a plan knows of a latent: the evaluations it has left, and by when it is wanted (NEVER: no deadline).
 
-    `rows` is its share of a model call; `due` is its deadline less the time that storing takes; `promised` whether that is
-    to be kept; `squeezed_in` if it goes before all that is promised, which can spare it. `cap` is
-    how many are stepped together while it leads (0: as many as is best for throughput). `finish` is when the last play that was adopted had it finished.
+    `rows` is its share of a model call; `due` is its deadline less the time that storing takes; `promised` whether that is to be kept;
+    `squeezed_in` if it goes before all that is promised, which can spare it. `cap` is how many are stepped together while it leads
+    (0: as many as is best for throughput). `finish` is when the last play that was adopted had it finished.
     """
 
     latent: Latent
@@ -127,15 +129,38 @@ class Costs(Protocol):
         """The costs of a key that has some."""
 
 
+class _Window:
+    """The first of one key's tasks in a line: those that are stepped together when it leads.
+
+    `running` is a heap of (when done, place in the line). When is counted in this key's own evaluations, `clock` of which were made; so a
+    stride changes one number, however many are in the window. `fresh` are the places of those that have to be encoded first. Tasks
+    from place `next` on were not looked at yet. `rows` are those of the running, `size` how many they are with the fresh ones.
+    """
+
+    __slots__ = ("clock", "costs", "fresh", "key", "next", "rows", "running", "size")
+
+    def __init__(self, key: str, costs: KeyCosts) -> None:
+        self.key = key
+        self.costs = costs
+        self.clock = 0
+        self.running: list[tuple[int, int]] = []
+        self.fresh: list[int] = []
+        self.next = 0
+        self.rows = 0
+        self.size = 0
+
+
 class Play:
-    """One run of the rule from a position, which it leaves as it is. `left` are the evaluations that each of `order` has left."""
+    """One run of the rule from a position, which it leaves as it is.
+
+    `mark` and `strides` are those of `until`. `finished` says when, of all that was decoded; `spare_s` by how much the promise
+    that is tightest is early, as far as it was played.
+    """
 
     def __init__(
         self, position: Position, costs: Costs, decode_batch: int, encode_batch: int, batching: Batching = Batching.KEPT
     ) -> None:
-        self.time = position.time
-        self.order = list(position.order)
-        self.left = [task.left for task in self.order]
+        self.time = self._began = position.time
         self.decoding = list(position.decoding)
         self.encoded = set(position.encoded)
         self.finished: dict[Task, float] = {}
@@ -147,26 +172,33 @@ class Play:
         self._decode_batch = decode_batch
         self._encode_batch = encode_batch
         self._batching = batching
+        self._kept = batching is Batching.KEPT
+        self._line = list(position.order)
+        self._gone = bytearray(len(self._line))  # by place: whether it is past its steps
+        self._first = 0  # the leader's place; the line's length once there is none
+        self._left: dict[int, int] = {}  # by place, of those that had to leave a window again
+        self._windows: dict[str, _Window] = {}
 
     def to_end(self, only_if_kept: bool) -> bool:
         """Plays until all is finished. With `only_if_kept` it stops and says False as soon as a promise would be broken."""
-        start = self.time
-        while self.order or self.decoding:
-            for task in self._decode():
-                if task.promised:
-                    finish = start + (self.time - start) * (1 + self._costs[task.key].margin)
-                    self.spare_s = min(self.spare_s, task.due - finish)
-                    if only_if_kept and self.spare_s < -_TOLERANCE_S:
-                        return False
-            if self.order:
+        least = -_TOLERANCE_S if only_if_kept else -NEVER
+        length = len(self._line)
+        while self._first < length or self.decoding:
+            if self.decoding:
+                self._decode()
+                if self.spare_s < least:
+                    return False
+            if self._first < length:
                 self._stride(NEVER)
         return True
 
     def until(self, time: float) -> None:
         """Plays to the first boundary at or after `time`; with nothing to do, to `time` itself."""
-        while self.time < time and (self.order or self.decoding):
-            self._decode()  # and on in the same round: a newer order is not looked at before its end
-            if self.order:
+        length = len(self._line)
+        while self.time < time and (self._first < length or self.decoding):
+            if self.decoding:
+                self._decode()  # and on in the same round: a newer order is not looked at before its end
+            if self._first < length:
                 self._stride(time)
         if self.time < time:
             self.time, self.mark = time, None
@@ -177,87 +209,142 @@ class Play:
 
     def position(self) -> Position:
         """Where it stands now. The tasks' own `left` are set to what is left here."""
-        for task, left in zip(self.order, self.left, strict=True):
-            task.left = left
-        return Position(self.time, self.order, self.decoding, self.encoded, self.mark)
+        line = self._line
+        for place, left in self._left.items():
+            line[place].left = left
+        for window in self._windows.values():
+            for done, place in window.running:
+                line[place].left = done - window.clock
+        order = [task for task, gone in zip(line, self._gone, strict=True) if not gone]
+        return Position(self.time, order, self.decoding, self.encoded, self.mark)
 
-    def _decode(self) -> list[Task]:
-        if not self.decoding:
-            return []
-        key = self.decoding[0].key
-        batch = [task for task in self.decoding if task.key == key][: self._decode_batch]
+    # -------------------------------------------------------------- a round
+
+    def _decode(self) -> None:
+        decoding = self.decoding
+        key = decoding[0].key
+        batch = [task for task in decoding if task.key == key][: self._decode_batch]
         costs = self._costs[key]
-        self.time += costs.decode[len(batch)]
-        for task in batch:
-            self.finished[task] = self.time + costs.store
-        self.decoding = [task for task in self.decoding if task not in self.finished]
-        return batch
+        self.time = time = self.time + costs.decode[len(batch)]
+        self.finished.update(dict.fromkeys(batch, time + costs.store))
+        self.decoding = [task for task in decoding if task not in self.finished] if len(batch) < len(decoding) else []
+        due = min([task.due for task in batch if task.promised], default=NEVER)
+        spare_s = due - (self._began + (time - self._began) * (1 + costs.margin))
+        if spare_s < self.spare_s:
+            self.spare_s = spare_s
 
     def _stride(self, until: float) -> None:
-        order, left = self.order, self.left
-        leader = order[0]
-        costs = self._costs[leader.key]
-        cap = self._cap(leader, costs) or costs.cap(leader.rows)
-        window: list[int] = []
-        rows = 0
-        for index, task in enumerate(order):
-            if task.key == leader.key:
-                window.append(index)
-                rows += task.rows
-                if len(window) == cap:
-                    break
-        if more := self._encode(window, costs):
-            window = [index for index in window if order[index].job in self.encoded]
-            rows = sum(order[index].rows for index in window)
-            if not window:
-                return
-        step = costs.step[rows]
-        count = min([left[index] for index in window])
-        if self.decoding or more:
-            count = 1
-        elif until < NEVER:
+        leader = self._line[self._first]
+        window = self._windows.get(leader.key) or self._open(leader.key)
+        costs = window.costs
+        cap = (leader.cap if self._kept else self._cap(leader, window)) or costs.best_rows // leader.rows or 1
+        if window.size != cap:
+            self._resize(window, cap)
+        more = self._encode(window) if window.fresh else False
+        step = costs.step[window.rows]
+        ends = window.running[0][0]
+        count = 1 if more or self.decoding else ends - window.clock
+        if until < NEVER:
             count = min(count, max(1, math.ceil((until - self.time) / step - 1e-9)))
         self.time += count * step
-        first = order[window[0]].latent
-        done = first.job.evaluations - left[window[0]] + count
-        self.mark = first.id, done
+        window.clock += count
         if until < NEVER:
-            self.strides.append(Stride(first, done, self.time, count, step))
-        some_done = False
-        for index in window:
-            left[index] -= count
-            some_done = some_done or not left[index]
-        if some_done:
-            self.decoding += [order[index] for index in window if not left[index]]
-            kept = [index for index in range(len(order)) if left[index]]
-            self.order = [order[index] for index in kept]
-            self.left = [left[index] for index in kept]
+            self._note(window, count, step)
+        if window.clock == ends:
+            self._retire(window)
 
-    def _cap(self, leader: Task, costs: KeyCosts) -> int:
+    def _note(self, window: _Window, count: int, step: float) -> None:
+        place, end = min((place, end) for end, place in window.running)
+        first = self._line[place].latent
+        done = first.job.evaluations - (end - window.clock)
+        self.mark = first.id, done
+        self.strides.append(Stride(first, done, self.time, count, step))
+
+    def _retire(self, window: _Window) -> None:
+        """Those that are past their steps wait to be decoded."""
+        running, clock, gone, line = window.running, window.clock, self._gone, self._line
+        while running and running[0][0] == clock:
+            place = heappop(running)[1]
+            gone[place] = 1
+            task = line[place]
+            window.rows -= task.rows
+            window.size -= 1
+            self.decoding.append(task)
+        first = gone.find(0, self._first)
+        self._first = first if first >= 0 else len(line)
+
+    def _encode(self, window: _Window) -> bool:
+        """Encodes one batch of the window's jobs; whether some are left to the next boundary."""
+        line, encoded, fresh = self._line, self.encoded, window.fresh
+        jobs = dict.fromkeys(job for place in fresh if (job := line[place].job) not in encoded)
+        batch = list(jobs)[: self._encode_batch]
+        self.time += window.costs.encode[len(batch)]
+        encoded.update(batch)
+        window.fresh = [place for place in fresh if line[place].job not in encoded]
+        for place in fresh:
+            if line[place].job in encoded:
+                self._start(window, place, line[place])
+        return len(jobs) > len(batch)
+
+    # -------------------------------------------------------------- the window
+
+    def _open(self, key: str) -> _Window:
+        window = self._windows[key] = _Window(key, self._costs[key])
+        window.next = self._first
+        return window
+
+    def _resize(self, window: _Window, cap: int) -> None:
+        """The window is the first `cap` of the key's tasks; fewer if there are no more."""
+        if window.size > cap:
+            self._shrink(window, cap)
+        line, gone, encoded, key = self._line, self._gone, self.encoded, window.key
+        size, place, length = window.size, window.next, len(line)
+        while size < cap and place < length:
+            task = line[place]
+            if task.key == key and not gone[place]:
+                size += 1
+                if task.job in encoded:
+                    self._start(window, place, task)
+                else:
+                    window.fresh.append(place)
+            place += 1
+        window.next, window.size = place, size
+
+    def _start(self, window: _Window, place: int, task: Task) -> None:
+        heappush(window.running, (window.clock + self._left.pop(place, task.left), place))
+        window.rows += task.rows
+
+    def _shrink(self, window: _Window, cap: int) -> None:
+        places = sorted([*window.fresh, *(place for _, place in window.running)])
+        window.next = bound = places[cap]
+        window.fresh = [place for place in window.fresh if place < bound]
+        for end, place in window.running:
+            if place >= bound:
+                self._left[place] = end - window.clock
+                window.rows -= self._line[place].rows
+        window.running = [entry for entry in window.running if entry[1] < bound]
+        heapify(window.running)
+        window.size = cap
+
+    def _cap(self, leader: Task, window: _Window) -> int:
         if self._batching is Batching.KEPT:
             return leader.cap
         if self._batching is Batching.BEST or leader.due == NEVER:
             return 0
         if leader not in self.caps:
-            self.caps[leader] = self._afforded(leader, costs)
+            self.caps[leader] = self._afforded(leader, window)
         return self.caps[leader]
 
-    def _afforded(self, leader: Task, costs: KeyCosts) -> int:
+    def _afforded(self, leader: Task, window: _Window) -> int:
+        costs = window.costs
         spare = leader.due - self.time - costs.decode[1]
         spare -= 0.0 if leader.job in self.encoded else costs.encode[1]
+        left = next((end - window.clock for end, place in window.running if place == self._first), None)
+        left = self._left.get(self._first, leader.left) if left is None else left
         best = costs.cap(leader.rows)
-        most = min(best, sum(task.key == leader.key for task in self.order))
-        fits = (cap for cap in range(most, 1, -1) if self.left[0] * costs.step[cap * leader.rows] <= spare)
+        line, gone = self._line, self._gone
+        alike = (place for place in range(self._first, len(line)) if line[place].key == leader.key and not gone[place])
+        most = sum(1 for _ in islice(alike, best))
+        fits = (cap for cap in range(most, 1, -1) if left * costs.step[cap * leader.rows] <= spare)
         cap = next(fits, 1)
         return cap if cap < most else best
-
-    def _encode(self, window: Iterable[int], costs: KeyCosts) -> bool:
-        """Encodes one batch of the window's jobs; whether some are left to the next boundary."""
-        fresh = dict.fromkeys(self.order[index].job for index in window)
-        fresh = {job: None for job in fresh if job not in self.encoded}
-        if not fresh:
-            return False
-        batch = list(fresh)[: self._encode_batch]
-        self.time += costs.encode[len(batch)]
-        self.encoded.update(batch)
-        return len(fresh) > len(batch)
