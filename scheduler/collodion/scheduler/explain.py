@@ -249,7 +249,7 @@ def _begin(plan: WorkerPlan, task: Task) -> float | None:
     like = sorted(one.finish for one in ahead if one.key == task.key)
     lead = next((index for index, one in enumerate(ahead) if one.key == task.key), len(ahead))
     ends = [one.finish for one in ahead[:lead]]  # of other keys: they lead, one after the other
-    cap = plan.cap(task)
+    cap = task.cap or plan.costs[task.key].cap(task.rows)
     if len(like) >= cap:
         ends.append(like[len(like) - cap])
     begin = max(ends, default=plan.position.time) - (plan.costs[task.key].store if ends else 0.0)

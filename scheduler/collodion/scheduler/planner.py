@@ -80,7 +80,7 @@ class Planner:
             if plan is None or plan.tasks[latent.id].finish == NEVER:
                 return None
             latest = max(latest, plan.tasks[latent.id].finish)
-        return latest or None
+        return latest + TRANSIT_S if latest else None
 
     def workers(self, job: Job) -> list[Worker]:
         """The workers that have the job's model."""

@@ -22,7 +22,8 @@ TRANSIT_S = 0.002
 
 _STRIDES = 32
 _DRIFT_S = 0.003
-_DRIFT_STEPS = 0.1  # of an evaluation: how far a worker may be from where it should be before the plan is moved
+_DRIFT_STEPS = 0.1  # of an evaluation: how far a worker may be from where it should be before all is predicted anew
+_JITTER_S = 0.0002  # less is not worth moving the position for
 
 
 class WorkerCosts:
@@ -90,6 +91,7 @@ class WorkerPlan:
         self.end = now
         self.full = False
         self._sent_to_idle = False
+        self._drift_s = 0.0
         self._strides: deque[Stride] = deque(maxlen=_STRIDES)
         self._predicted_at = -1
 
@@ -101,7 +103,7 @@ class WorkerPlan:
     @property
     def keeps_promises(self) -> bool:
         """Whether anything in the line is promised."""
-        return any(task.promised for task in self.position.order)
+        return any(task.promised for task in (*self.position.order, *self.position.decoding))
 
     @property
     def stale(self) -> bool:
@@ -141,7 +143,7 @@ class WorkerPlan:
         for task, finish in play.finished.items():
             task.finish = finish
         self.spare_s, self.end, self.full = play.spare_s, play.time, False
-        self._predicted_at = self.costs.version
+        self._predicted_at, self._drift_s = self.costs.version, 0.0
 
     def refresh(self) -> None:
         """Predicts anew, whatever it says."""
@@ -238,8 +240,11 @@ class WorkerPlan:
             latent = stride.latent
             if latent.id in stepped and 0 <= stride.done - latent.evaluations < stride.evaluations:
                 late_s = boundary - (stride.time - (stride.done - latent.evaluations) * stride.step)
-                if abs(late_s) > _DRIFT_S + _DRIFT_STEPS * stride.step:
+                if abs(late_s) > _JITTER_S:
                     self._move(late_s)
+                    self._drift_s += late_s
+                if abs(self._drift_s) > _DRIFT_S + _DRIFT_STEPS * stride.step:
+                    self._predicted_at = -1
                 return
         in_line = {task.latent.id for task in self.position.order}
         behind = any(name in self.tasks and name not in in_line for name in stepped)
@@ -248,8 +253,9 @@ class WorkerPlan:
 
     def _move(self, late_s: float) -> None:
         self.position.time += late_s
+        self.spare_s -= late_s
+        self.end += late_s
         self._strides = deque((one._replace(time=one.time + late_s) for one in self._strides), maxlen=_STRIDES)
-        self._predicted_at = -1
 
     def _rebuild(self, now: float) -> None:
         """The worker is not where it was thought to be: all that is known is what it reported."""
