@@ -6,13 +6,11 @@
    makes everything that is derived anew from the records, and the caller of the broken message is refused.
 """
 
-from collections import Counter
-
 from collodion.scheduler.admission import Admission
 from collodion.scheduler.backlog import Backlog
 from collodion.scheduler.baselines import InOrder, Static
 from collodion.scheduler.book import JobBook
-from collodion.scheduler.census import Census
+from collodion.scheduler.census import Census, census
 from collodion.scheduler.config import PolicyName, SchedulerConfig
 from collodion.scheduler.cost_model import CostModel
 from collodion.scheduler.dispatch import Dispatch
@@ -41,9 +39,8 @@ from collodion.scheduler.prediction import Prediction
 from collodion.scheduler.reports import Reports
 from collodion.scheduler.shares import Shares
 from collodion.scheduler.slack import Slack
-from collodion.scheduler.transitions import JOB_ENDS
 from collodion.scheduler.watchers import Watchers
-from collodion.wire.jobs import JobState, Reason, Stage
+from collodion.wire.jobs import Reason
 from collodion.wire.to_frontend import Catalogue, JobEvent, Refused
 from collodion.wire.to_scheduler import FrontendBeat, LeaveJob
 from collodion.wire.to_worker import SchedulerBeat
@@ -117,11 +114,8 @@ class Core:
 
     def census(self) -> Census:
         """How many of everything there are; O(number of unfinished latents)."""
-        latents = Counter(dict.fromkeys(Stage, 0))  # a stage that nothing is in any more has to be shown as 0
-        latents.update(latent.stage for job in self.book.live.values() for latent in job.latents)
-        jobs = Counter({state: self.book.states[state] for state in JobState if state not in JOB_ENDS})
-        waiting, workers = self.dispatch.backlog.total, len(self.fleet.workers)
-        return Census(jobs, latents, waiting, workers, len(list(self.frontends.present())))
+        frontends = sum(1 for _ in self.frontends.present())
+        return census(self.book, self.fleet, self.costs, frontends)
 
     def mend(self, event: Event, now: float) -> list[Command]:
         """After `handle` raised: what was decided until then, and a refusal for the call that could not be handled."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from collodion.scheduler.job import Promise
 from collodion.wire.to_frontend import JobView, ToFrontend
 from collodion.wire.to_scheduler import FromFrontend, FromWorker
 from collodion.wire.to_worker import ToWorker
@@ -70,9 +71,14 @@ class TellWorker:
 
 @dataclass(frozen=True, slots=True)
 class Persist:
-    """Store the job as it stands; answer with `Persisted`. Said at its acceptance and at its end."""
+    """Store the job as it stands; answer with `Persisted`. Said at its acceptance and at its end.
+
+    For the metrics: the promise that it was given, and the reason of the warning that it was accepted with.
+    """
 
     view: JobView
+    promise: Promise | None = None
+    warning: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,8 +25,9 @@ LOSSES_ALLOWED = 2
 class Latent:
     """One image in the making.
 
-    `worker` is the peer that holds it, `planned` the peer in whose line it is (it may not be held there yet), `since` the number of the first membership that named it there (0: none was sent
-    yet), `losses` how many workers died while they ran it, `ticket` its valid entry in the backlog (0: it does not wait).
+    `worker` is the peer that holds it, `planned` the peer in whose line it is (it may not be held there yet), `since` the number of the
+    first membership that named it there (0: none was sent yet), `losses` how many workers died while they ran it, `ticket` its valid
+    entry in the backlog (0: it does not wait).
     """
 
     id: LatentId
@@ -81,6 +82,14 @@ class Latent:
         self.job.count_active((stage in ACTIVE) - before, now)
 
 
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """That a deadline will be kept: when it was given, and when the job was then thought to be finished (Unix seconds)."""
+
+    given: float
+    finish: float
+
+
 _PAST_STEPS = LATENT_ENDS | {Stage.DECODING}
 
 
@@ -90,7 +99,8 @@ class Job:
 
     `acknowledged` once it is durable and clients may know of it; `parked_until` is the end of the grace while it is PARKED.
     `evaluations` and `rows` are those of each image. `work_s` is the device time that it
-    takes in the best of company. `promised` while its deadline is one that has to be kept.
+    takes in the best of company. `promised` while its deadline is one that has to be kept; `promise` is the last that was
+    given, also once it is withdrawn.
     `running_s` sums the time up to `active_since` during which at least one latent was in a batch.
     """
 
@@ -104,6 +114,7 @@ class Job:
     weight: float = 1.0
     work_s: float = 0.0
     promised: bool = False
+    promise: Promise | None = None
     state: JobState = JobState.QUEUED
     acknowledged: bool = False
     parked_until: float | None = None

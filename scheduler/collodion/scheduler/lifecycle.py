@@ -58,7 +58,7 @@ class Lifecycle:
         """A job that is in the book is accepted; it goes on when it is persisted."""
         if warning is not None:
             job.warned.add(warning)
-        self._outbox.add(Persist(standing(job).view))
+        self._outbox.add(Persist(standing(job).view, job.promise, warning[0] if warning is not None else ""))
 
     def refuse(self, job: Job, refused: Callable[[int], Refused]) -> None:
         """A job that is in the book, and was told to nobody, is refused; `refused` makes the answer to a call."""
@@ -235,7 +235,7 @@ class Lifecycle:
     def _close(self, job: Job, now: float) -> None:
         last = standing(job, ended=now)
         self._book.close(job, last)
-        self._outbox.add(Persist(last.view))
+        self._outbox.add(Persist(last.view, job.promise))
         self._watchers.end(job.id, last, now)
         _log.info(
             "a job ended", extra={"job": job.id, "state": job.state.value, "seconds": round(now - job.created, 3)}

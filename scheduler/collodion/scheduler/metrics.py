@@ -1,15 +1,19 @@
-"""What the scheduler shows to Prometheus. Labels are bounded: states, stages, tiers, message kinds; never a job or a tenant."""
+"""What the scheduler shows to Prometheus. Labels are bounded: states, tiers, reasons, kinds of message or device; no job and no tenant."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from collodion.scheduler.core import Core
 from collodion.scheduler.events import Command, Persist, TellFrontend, TellWorker
+from collodion.scheduler.job import Promise
 from collodion.wire.jobs import JobState
-from collodion.wire.to_frontend import JobEvent, JobView
+from collodion.wire.to_frontend import JobEvent, JobView, Refused
 from collodion.wire.to_worker import Membership
 
 _BATCHES = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128)
 _HANDLING_S = (2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 5e-2, 0.1, 1.0)
+_ERROR_S = (-60, -10, -5, -2, -1, -0.5, -0.2, -0.1, -0.05, 0, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 60)
+_ERROR = (-0.9, -0.5, -0.3, -0.2, -0.1, -0.05, -0.02, 0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2)
+_LEAST_S = 1e-3
 _JOB_S = (0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600)
 
 
@@ -20,10 +24,26 @@ class Metrics:
         name = "collodion_scheduler_"
         self.jobs = Gauge(f"{name}jobs", "Unfinished jobs.", ["state"], registry=registry)
         self.latents = Gauge(f"{name}latents", "Images of unfinished jobs.", ["stage"], registry=registry)
-        self.queue = Gauge(f"{name}queue_latents", "Images that wait for a worker.", registry=registry)
+        self.promised = Gauge(f"{name}jobs_promised", "Unfinished jobs whose deadline is promised.", registry=registry)
+        self.queue = Gauge(f"{name}queue_latents", "Images that wait, and no worker holds.", registry=registry)
+        self.promised_queue = Gauge(
+            f"{name}queue_promised_latents", "Those of them whose deadline is promised.", registry=registry
+        )
+        self.queue_seconds = Gauge(
+            f"{name}queue_seconds",
+            "Predicted device time of all unfinished jobs in the best of company, per worker.",
+            registry=registry,
+        )
+        self.margins = Gauge(
+            f"{name}prediction_margin_ratio",
+            "Relative error that predictions allow for, the largest of a kind of device.",
+            ["device_kind"],
+            registry=registry,
+        )
         self.workers = Gauge(f"{name}workers", "Workers that are alive.", registry=registry)
         self.frontends = Gauge(f"{name}frontends", "Frontends that are heard.", registry=registry)
         self.ended = Counter(f"{name}jobs_ended", "Jobs that ended.", ["outcome", "tier"], registry=registry)
+        self._add_promises(name, registry)
         self.deadlines = Counter(
             f"{name}deadlines", "Jobs with a deadline that finished or failed.", ["met", "tier"], registry=registry
         )
@@ -52,14 +72,41 @@ class Metrics:
         self.decode_errors = Counter(f"{name}decode_errors", "Messages that were none.", ["peer"], registry=registry)
         self.handler_errors = Counter(f"{name}handler_errors", "Events whose handling broke off.", registry=registry)
 
+    def _add_promises(self, name: str, registry: CollectorRegistry) -> None:
+        self.admissions = Counter(
+            f"{name}admissions", "Jobs accepted, by what they were told.", ["verdict", "tier"], registry=registry
+        )
+        self.refusals = Counter(f"{name}refusals", "Calls refused.", ["reason"], registry=registry)
+        self.promises = Counter(
+            f"{name}promises", "Promises given, by what became of them.", ["outcome", "tier"], registry=registry
+        )
+        self.error_seconds = Histogram(
+            f"{name}prediction_error_seconds",
+            "When promised jobs finished less when that was predicted as they were promised.",
+            buckets=_ERROR_S,
+            registry=registry,
+        )
+        self.error_ratio = Histogram(
+            f"{name}prediction_error_ratio",
+            "The same over the time that was predicted.",
+            buckets=_ERROR,
+            registry=registry,
+        )
+
     def done(self, command: Command) -> None:
         """Counts a command that was carried out."""
-        if isinstance(command, Persist) and command.view.ended is not None:
+        if isinstance(command, Persist) and command.view.ended is None:
+            self.admissions.labels(_verdict(command), command.view.spec.tier).inc()
+        elif isinstance(command, Persist):
             self._job_ended(command.view)
+            if command.promise is not None:
+                self._promise_ended(command.view, command.promise)
         elif isinstance(command, TellFrontend | TellWorker):
             self.sent.labels(type(command.message).__name__).inc()
             if isinstance(command.message, JobEvent):
                 self.events.labels(type(command.message.event).__name__).inc(len(command.message.calls))
+            elif isinstance(command.message, Refused):
+                self.refusals.labels(command.message.reason.value).inc()
             elif isinstance(command.message, Membership):
                 self.batch.observe(len(command.message.running))
 
@@ -70,7 +117,13 @@ class Metrics:
             self.jobs.labels(state.value).set(count)
         for stage, count in census.latents.items():
             self.latents.labels(stage.value).set(count)
+        self.promised.set(census.promised_jobs)
         self.queue.set(census.queued_latents)
+        self.promised_queue.set(census.promised_queued_latents)
+        self.queue_seconds.set(census.work_s)
+        self.margins.clear()
+        for device_kind, margin in census.margins.items():
+            self.margins.labels(device_kind).set(margin)
         self.workers.set(census.workers)
         self.frontends.set(census.frontends)
 
@@ -81,3 +134,26 @@ class Metrics:
             self.deadlines.labels(str(view.deadline_met).lower(), tier).inc()
         if view.state is JobState.FINISHED and view.timings is not None:
             self.job_seconds.labels(tier).observe(view.timings.total_s)
+
+    def _promise_ended(self, view: JobView, promise: Promise) -> None:
+        self.promises.labels(_outcome(view), view.spec.tier).inc()
+        if view.promised and view.state is JobState.FINISHED and view.ended is not None:
+            error_s = view.ended - promise.finish
+            self.error_seconds.observe(error_s)
+            self.error_ratio.observe(error_s / max(promise.finish - promise.given, _LEAST_S))
+
+
+def _verdict(accepted: Persist) -> str:
+    """What a job with a deadline was told: promised, degraded, best_effort; no_deadline, if it has none."""
+    if accepted.view.promised:
+        return "degraded" if accepted.warning == "DEGRADED" else "promised"
+    return "no_deadline" if accepted.view.deadline is None else "best_effort"
+
+
+def _outcome(view: JobView) -> str:
+    """What became of a promise. Withdrawn: the client hung up for a while, or a worker was lost and no other could keep it."""
+    if not view.promised:
+        return "withdrawn"
+    if view.state is JobState.CANCELLED:
+        return "cancelled"
+    return "kept" if view.deadline_met else "broken"

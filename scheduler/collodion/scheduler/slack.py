@@ -8,12 +8,12 @@
 """
 
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Sequence
 
 from collodion.scheduler.backlog import Backlog
 from collodion.scheduler.fillers import Fillers
 from collodion.scheduler.fleet import Worker
-from collodion.scheduler.job import Job, Latent, Rank
+from collodion.scheduler.job import Job, Latent, Promise, Rank
 from collodion.scheduler.planner import Planner, Trial
 from collodion.scheduler.planning import NEVER, Task
 from collodion.scheduler.plans import TRANSIT_S, WorkerPlan
@@ -189,14 +189,14 @@ class Slack:
         workers = len(self.planner.workers(job))
         return self._shares.may(job.spec.tenant, job.work_s, now, workers)
 
-    def promise(self, job: Job, trials: Iterable[Trial], now: float) -> list[Worker]:
+    def promise(self, job: Job, trials: Sequence[Trial], now: float) -> list[Worker]:
         """The job is promised: it is in these lines from now on."""
         job.promised = True
+        job.promise = Promise(now, max((trial.finish for trial in trials), default=now))
         self._shares.promise(job.spec.tenant, job.work_s, now)
         return self._commit(trials)
 
-    def _commit(self, trials: Iterable[Trial]) -> list[Worker]:
-        trials = list(trials)
+    def _commit(self, trials: Sequence[Trial]) -> list[Worker]:
         for trial in trials:
             for task in trial.tasks:
                 self._backlog.remove(task.latent)
