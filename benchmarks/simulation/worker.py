@@ -9,6 +9,7 @@
 """
 
 from bisect import bisect_left, bisect_right
+from collections import deque
 from collections.abc import Callable
 from itertools import accumulate
 
@@ -51,7 +52,7 @@ class VirtualWorker:
         self._store_s = store_s
         self._samples = Samples(truth.exact)
         self._held = Holding()
-        self._pending: Membership | None = None
+        self._pending: deque[Membership] = deque(maxlen=16)
         self._applied_untold = False
         self._told: dict[VirtualLatent, tuple[Stage, int]] = {}
         self._finished: list[VirtualLatent] = []
@@ -71,10 +72,12 @@ class VirtualWorker:
             return  # its first membership says as much
         if message.worker != self.incarnation:
             return
-        newest = self._pending or self._held
+        newest = self._pending[-1] if self._pending else self._held
         if message.scheduler == newest.scheduler and message.number <= newest.number:
             return
-        self._pending = message
+        if message.after is None:
+            self._pending.clear()
+        self._pending.append(message)
         if not self._busy:
             self._round()
         elif self._ends:
@@ -151,10 +154,12 @@ class VirtualWorker:
             self._encode()
 
     def _apply_newest(self) -> None:
-        if self._pending is None or not self._held.reached(self._pending.after):
-            return
-        self._held.apply(self._pending)
-        self._pending, self._applied_untold = None, True
+        while self._pending and (self._held.reached(self._pending[0].after) or not self._chosen()):
+            self._apply(self._pending.popleft())
+
+    def _apply(self, membership: Membership) -> None:
+        self._held.apply(membership)
+        self._applied_untold = True
         self._finished = [latent for latent in self._finished if not latent.dropped]
         self._told = {latent: told for latent, told in self._told.items() if not latent.dropped}
 
@@ -231,7 +236,7 @@ class VirtualWorker:
             if self._busy:
                 self._round()
             return
-        alone = self._pending is not None or bool(self._finished) or len(rows) < len(self._window)
+        alone = bool(self._pending) or bool(self._finished) or len(rows) < len(self._window)
         count = 1 if alone else min(latent.job.total - latent.evaluations for latent in rows)
         durations = self._truth.durations(STEP, rows[0].job.key, len(rows), count)
         self._window = rows
@@ -248,8 +253,7 @@ class VirtualWorker:
 
     def _boundaries_to_go(self) -> int:
         """How many of the stretch's boundaries pass before the pending membership may be applied."""
-        assert self._pending is not None
-        after = self._pending.after
+        after = self._pending[0].after
         latent = self._held.latents.get(after[0]) if after else None
         return after[1] - latent.evaluations if after and latent in self._window and latent else 0
 
