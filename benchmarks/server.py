@@ -56,4 +56,4 @@ def running_server(*flags: str, log_level: str = "warning") -> Iterator[Server]:
                 yield Server(ready.split()[1], run_dir, log)
             finally:
                 process.terminate()
-                process.wait()
+                process.communicate()

@@ -11,7 +11,7 @@ from collodion.wire.jobs import DeadlinePolicy
 from loading.asking import Reply, Wish, undated
 from loading.cells import Cell, Turn, turns_of
 from loading.costs import SIMULATED, measure, recorded, server_profile, simulated_settings
-from loading.driving import Driver
+from loading.driving import Driver, until_ready
 from loading.outcomes import Run, answers_of, figures_of, instance_of, result_of
 from loading.serving import Contestant, Servers
 from simulation.contenders import contender
@@ -71,6 +71,7 @@ class Bench:
             else:
                 servers.use(label, self.address)
             contestant = servers.by_label[label]
+            asyncio.run(until_ready(contestant.address))
             wish = Wish(DeadlinePolicy.BEST_EFFORT)
             for size in (self.devices[0].max_batch, 1):
                 each = Request(0.0, float("inf"), self.workload.keys()[0], _WARM_UP_STEPS)

@@ -18,6 +18,15 @@ from simulation.ledger import Record
 _ONCE = RetryPolicy(attempts=1)
 _PATIENCE_S = 120.0  # for an answer: a slow one is to be measured, not cut off
 _HEAD_START_S = 0.1  # from the making of the tasks to the run's zero
+_GETTING_READY = RetryPolicy(attempts=13)
+_POLL_S = 0.05
+
+
+async def until_ready(address: str) -> None:
+    """Waits until the server knows of a worker: it listens before its processes have found each other."""
+    async with AsyncClient(address, retries=_GETTING_READY) as client:
+        while not any(model.workers for model in await client.models()):
+            await asyncio.sleep(_POLL_S)
 
 
 class Driver:
