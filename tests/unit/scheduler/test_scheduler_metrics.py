@@ -1,6 +1,7 @@
 """What the scheduler shows to Prometheus."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -119,3 +120,14 @@ def test_what_waits_in_lines_is_queued_too() -> None:
     margin = value("prediction_margin_ratio", device_kind="cpu")
     assert margin is not None
     assert margin >= 0
+
+
+def test_every_metric_is_documented() -> None:
+    registry = CollectorRegistry()
+    Metrics(registry)
+    text = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text(encoding="utf-8")
+    names = [
+        family.name.removeprefix("collodion_scheduler_") + ("_total" if family.type == "counter" else "")
+        for family in registry.collect()
+    ]
+    assert [name for name in names if f"`{name}`" not in text] == []
