@@ -1,9 +1,10 @@
 """Can this deadline be kept without making a promised job late? Yes, and then it is promised; or what could be promised instead.
 
 1. Of jobs that come together (door.py) those worth most for their device time are judged first.
-2. A job that cannot be promised is, by its own wish, refused with a counter-offer, promised with fewer steps, or accepted without a promise.
-3. Judging costs time, and that is bounded: each second has a budget of latents that may be played forward. Once that is spent a job is tried
-   on one worker only, and counter-offers are those that cost nothing. That is as safe, and promises less.
+2. A job that cannot be promised is, by its own wish, refused with a counter-offer, promised with fewer steps, or accepted without a
+   promise. What is offered has been tried.
+3. Judging costs time, and that is bounded: each second has a budget of latents that may be played forward. Once that is spent a job is
+   tried on one worker only, and nothing is offered instead. That is as safe, and promises less.
 """
 
 from collections.abc import Sequence
@@ -23,8 +24,10 @@ _STRETCH = 3_000
 _STEPS_TRIED = 6
 _PIONEER_S = 1.0
 _COSTS_UNKNOWN = "nothing can be promised: what this model costs at this size is not known yet"
-_OFFER_SPARE = 1.05
-"""A counter-offer is a little later than predicted, so that it still holds when it is taken up."""
+_FINISHES_TRIED = 5
+_LONGER = 1.1
+"""A later deadline is offered in steps of so much: finer ones would be tried for longer, and be gone when the offer is taken up."""
+_LATER_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,6 @@ class Admission:
         if now >= self._second + 1.0:
             self._second, self._played_before = now, self._planner.played
         self._begun = self._planner.played
-        self._planner.searches_wide = not self._policy.fillers.busy(now)
 
     def tired(self) -> bool:
         """Whether so much was judged at a stretch that others should have their turn."""
@@ -77,6 +79,7 @@ class Admission:
 
     def judge(self, job: Job, now: float) -> Verdict:
         """What becomes of the job."""
+        self._planner.searches_wide = not (self._hurries or self._policy.fillers.busy(now))
         if job.deadline is None:
             return Verdict(job)
         if self._policy.may_promise(job, now):
@@ -135,19 +138,33 @@ class Admission:
         job.take_steps(steps, self._planner.evaluations(job, steps))
 
     def _refusal(self, job: Job, now: float) -> Verdict:
-        finish = self._planner.finish_without_promise(job, now)
-        if finish is None:
-            return self._first_of_its_key(job)
-        finish = now + (finish - now) * _OFFER_SPARE
         assert job.deadline is not None
-        late_s = max(0.0, finish - job.deadline)
-        offer = CounterOffer(
-            finish=finish,
-            steps=None if self._hurries else self._most_steps(job, 1, now),
-            tier=self._tier(job, finish - now),
-        )
+        if self._planner.alone_s(job.spec.parameters) is None:
+            return self._first_of_its_key(job)
+        self._planner.searches_wide = False  # as it will not, when the offer is taken up
+        finish = None if self._hurries else self._earliest(job, now)
+        if finish is None:
+            return Verdict(job, Reason.DEADLINE_INFEASIBLE, "it cannot be promised by its deadline", _LATER_S)
+        late_s = finish - job.deadline
+        offer = CounterOffer(finish, self._most_steps(job, 1, now), self._tier(job, finish - now))
         message = f"it cannot be promised by its deadline; as asked it could be done {late_s:.1f} s later"
-        return Verdict(job, Reason.DEADLINE_INFEASIBLE, message, max(late_s, 0.1), offer)
+        return Verdict(job, Reason.DEADLINE_INFEASIBLE, message, max(late_s, _LATER_S), offer)
+
+    def _earliest(self, job: Job, now: float) -> float | None:
+        """The earliest deadline found that could be promised (Unix seconds): what is offered has been tried."""
+        asked, guess = job.deadline, self._planner.finish_without_promise(job, now)
+        if asked is None or guess is None:
+            return None
+        wait_s = max(guess, asked) - now
+        try:
+            for _ in range(_FINISHES_TRIED):
+                wait_s *= _LONGER
+                job.deadline = now + wait_s
+                if self._trials(job, now) is not None:
+                    return job.deadline
+        finally:
+            job.deadline = asked
+        return None
 
     def _first_of_its_key(self, job: Job) -> Verdict:
         """Nothing is known of its costs, and nothing would ever be if all were refused: one at a time is accepted, and told so."""

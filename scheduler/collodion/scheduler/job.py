@@ -25,9 +25,9 @@ LOSSES_ALLOWED = 2
 class Latent:
     """One image in the making.
 
-    `worker` is the peer that holds it, `planned` the peer in whose line it is (it may not be held there yet), `since` the number of the
-    first membership that named it there (0: none was sent yet), `losses` how many workers died while they ran it, `ticket` its valid
-    entry in the backlog (0: it does not wait).
+    `worker` is the peer that holds it, `planned` the peer in whose line it is (it may not be held there yet), `since` the number of
+    the first membership that named it there (0: none was sent yet), `losses` how many workers died while they ran it, `ticket` its
+    valid entry in the backlog (0: it does not wait).
     """
 
     id: LatentId

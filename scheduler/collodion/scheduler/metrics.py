@@ -22,6 +22,12 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         name = "collodion_scheduler_"
+        self._add_load(name, registry)
+        self._add_outcomes(name, registry)
+        self._add_promises(name, registry)
+        self._add_traffic(name, registry)
+
+    def _add_load(self, name: str, registry: CollectorRegistry) -> None:
         self.jobs = Gauge(f"{name}jobs", "Unfinished jobs.", ["state"], registry=registry)
         self.latents = Gauge(f"{name}latents", "Images of unfinished jobs.", ["stage"], registry=registry)
         self.promised = Gauge(f"{name}jobs_promised", "Unfinished jobs whose deadline is promised.", registry=registry)
@@ -42,8 +48,9 @@ class Metrics:
         )
         self.workers = Gauge(f"{name}workers", "Workers that are alive.", registry=registry)
         self.frontends = Gauge(f"{name}frontends", "Frontends that are heard.", registry=registry)
+
+    def _add_outcomes(self, name: str, registry: CollectorRegistry) -> None:
         self.ended = Counter(f"{name}jobs_ended", "Jobs that ended.", ["outcome", "tier"], registry=registry)
-        self._add_promises(name, registry)
         self.deadlines = Counter(
             f"{name}deadlines", "Jobs with a deadline that finished or failed.", ["met", "tier"], registry=registry
         )
@@ -54,6 +61,8 @@ class Metrics:
             buckets=_JOB_S,
             registry=registry,
         )
+
+    def _add_traffic(self, name: str, registry: CollectorRegistry) -> None:
         self.batch = Histogram(
             f"{name}membership_latents", "Images to run in each membership sent.", buckets=_BATCHES, registry=registry
         )

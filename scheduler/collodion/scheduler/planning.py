@@ -27,9 +27,9 @@ _TOLERANCE_S = 1e-6  # of sums of floats; a promise is not refused for it
 class Task:
     """What a plan knows of a latent: the evaluations it has left, and by when it is wanted (NEVER: no deadline).
 
-    `rows` is its share of a model call; `due` is its deadline less the time that storing takes; `promised` whether that is to be kept;
-    `squeezed_in` if it goes before all that is promised, which can spare it. `cap` is how many are stepped together while it leads
-    (0: as many as is best for throughput). `finish` is when the last play that was adopted had it finished.
+    `rows` is its share of a model call; `due` is its deadline less the time that storing takes; `promised` whether that is to be
+    kept; `squeezed_in` if it goes before all that is promised, which can spare it. `cap` is how many are stepped together while it
+    leads (0: as many as is best for throughput). `finish` is when the last play that was adopted had it finished.
     """
 
     latent: Latent

@@ -4,8 +4,8 @@
    What it chooses from the backlog is placed on the worker, and stays there.
 2. A choice is a line: the worker goes through it by the rule of `Membership`. It takes at most min(worker.room, share) from the backlog.
 3. It is asked again after every change that concerns the worker, and at `wake`.
-4. A policy that plans ahead is told what its plans have to know of (`observe`, `forget`, `lose`), and puts them in order in `prepare`, before
-   it is asked. The others inherit from `Unplanned`.
+4. A policy that plans ahead is told what its plans have to know of (`observe`, `forget`, `lose`), and puts them in order in
+   `prepare`, before it is asked. The others inherit from `Unplanned`.
 """
 
 from collections.abc import Collection
@@ -23,7 +23,8 @@ from collodion.wire.jobs import LatentId
 class Choice:
     """The line, most urgent first, and the size of the step batch while each of it leads (empty: no bound but the worker's).
 
-    `after` is the boundary from which it holds, as a membership says it. `wake` (Unix seconds) is when time alone may change it. `hopeless` are jobs that are to be dropped: then the rest does not count.
+    `after` is the boundary from which it holds, as a membership says it. `wake` (Unix seconds) is when time alone may change it.
+    `hopeless` are jobs that are to be dropped: then the rest does not count.
     """
 
     running: tuple[Latent, ...] = ()

@@ -134,7 +134,7 @@ class Plodder:
     caps: tuple[int, ...] = ()
     encoded: set[str] = field(default_factory=set)
     finished: list[LatentId] = field(default_factory=list)
-    pending: Membership | None = None
+    pending: list[Membership] = field(default_factory=list)
     ran: list[Batch] = field(default_factory=list)
 
     def run(self) -> list[Batch]:
@@ -147,11 +147,12 @@ class Plodder:
 
     def _apply(self) -> None:
         while self.arrivals and self.arrivals[0][0] <= self.now:
-            self.pending = self.arrivals.pop(0)[1]
-        newest = self.pending
-        if newest is None or not self._reached(newest.after):
-            return
-        self.pending = None
+            arrived = self.arrivals.pop(0)[1]
+            self.pending = [*(self.pending if arrived.after else []), arrived]
+        while self.pending and (self._reached(self.pending[0].after) or not self._window()):
+            self._hold(self.pending.pop(0))
+
+    def _hold(self, newest: Membership) -> None:
         orders = {order.job: order.parameters for order in newest.orders}
         before, self.held = self.held, {}
         for name in (*newest.running, *newest.parked):
