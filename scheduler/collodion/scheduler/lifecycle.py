@@ -141,9 +141,11 @@ class Lifecycle:
         if stage in LATENT_ENDS:
             self._progress_steps(latent, report, now)
             self._end_latent(latent, report, now)
-        elif report.evaluations >= latent.evaluations and (
-            stage is latent.stage or ((latent.stage, stage) in LATENT_TRANSITIONS and stage is not Stage.WAITING)
-        ):
+        elif report.evaluations < latent.evaluations:
+            return
+        elif stage is latent.stage:
+            self._progress_steps(latent, report, now)
+        elif (latent.stage, stage) in LATENT_TRANSITIONS and stage is not Stage.WAITING:
             behind = stage in (Stage.PARKED, Stage.DECODING)
             if behind:
                 self._progress_steps(latent, report, now)
@@ -166,14 +168,14 @@ class Lifecycle:
 
     def _progress_steps(self, latent: Latent, report: LatentReport, now: float) -> None:
         latent.evaluations = max(latent.evaluations, report.evaluations)
-        steps = min(report.steps, latent.job.spec.parameters.steps)
+        job = latent.job
+        asked = job.spec.parameters.steps
+        steps = min(report.steps, asked)
         if steps > latent.steps:
             latent.steps = steps
-            if latent.job.id not in self._watchers:
-                return
-            finish = self._prediction.finish(latent.job, now)
-            event = Progressed(latent.id.image, steps, latent.job.spec.parameters.steps, finish)
-            self._watchers.tell(latent.job.id, event, now)
+            if job.id in self._watchers:
+                finish = self._prediction.finish(job, now)
+                self._watchers.tell(job.id, Progressed(latent.id.image, steps, asked, finish), now)
 
     def _enter(self, latent: Latent, stage: Stage, now: float) -> None:
         if stage is latent.stage:
@@ -240,6 +242,7 @@ class Lifecycle:
         _log.info(
             "a job ended", extra={"job": job.id, "state": job.state.value, "seconds": round(now - job.created, 3)}
         )
+        job.latents = ()  # each names its job: in a circle they would wait for a full garbage collection
 
     def mend(self, grace_s: float, now: float) -> None:
         """Makes what is derived from the latents' records anew, and ends what a defect of ours left half ended."""

@@ -2,8 +2,8 @@
 
 1. A job is promised only if a play of every line that it joins has nobody late in it. Then that line is adopted: by induction no promise
    breaks while costs are exact.
-2. A job's images are dealt out over the workers that are idle, if several are. Else it goes whole to the worker that finishes it first, which
-   costs the fleet least; only if none can is it dealt out.
+2. A job's images are dealt out over the workers that are idle, if several are. Else it goes whole to the worker that finishes it first,
+   which costs the fleet least; only if none can is it dealt out.
 3. What is not promised gives way: where the line is too slow with it, it is tried without.
 4. Step batches are as large as is best for throughput. Smaller ones let a job in that would make another late, and cost every job that
    comes after: they are tried only while nobody has been turned away for a while (`searches_wide`).
@@ -128,17 +128,10 @@ class Planner:
 
         Images that a worker holds, or has in its line, stay with it.
         """
-        bound: dict[bytes, list[Latent]] = {}
-        free: list[Latent] = []
-        for latent in job.unfinished():
-            if latent.suspect:
-                return None
-            if self._is_past_steps(latent):
-                if not job.promised:
-                    return None  # what is nearly done is no longer planned, so nothing can be said of it
-                continue
-            peer = latent.planned or latent.worker
-            (free if peer is None else bound.setdefault(peer, [])).append(latent)
+        sorted_out = self._bound_and_free(job)
+        if sorted_out is None:
+            return None
+        bound, free = sorted_out
         plans = self._candidates(job, now)
         if bound.keys() - {plan.worker.peer for plan in plans}:
             return None
@@ -156,6 +149,21 @@ class Planner:
                 return dealt
             among *= 2
         return None
+
+    def _bound_and_free(self, job: Job) -> tuple[dict[bytes, list[Latent]], list[Latent]] | None:
+        """The images that a worker has, and the others; None if one of them can be in no plan."""
+        bound: dict[bytes, list[Latent]] = {}
+        free: list[Latent] = []
+        for latent in job.unfinished():
+            if latent.suspect:
+                return None
+            if self._is_past_steps(latent):
+                if not job.promised:
+                    return None  # what is nearly done is no longer planned, so nothing can be said of it
+                continue
+            peer = latent.planned or latent.worker
+            (free if peer is None else bound.setdefault(peer, [])).append(latent)
+        return bound, free
 
     def trial(self, plan: WorkerPlan, latents: Sequence[Latent], promised: bool = True) -> Trial | None:
         """The plan's line with these latents in it, without its fillers if need be; None if a promise would break."""

@@ -18,7 +18,7 @@ from collodion.scheduler.planning import NEVER, Batching, KeyCosts, Play, Positi
 from collodion.wire.jobs import LatentId, Stage
 
 TRANSIT_S = 0.002
-"""What a membership is given to reach its worker: it holds from the first boundary after that."""
+"""What a message is given to reach its peer: a membership holds from the first boundary after that."""
 
 _STRIDES = 32
 _DRIFT_S = 0.003
@@ -112,7 +112,8 @@ class WorkerPlan:
 
     def advance(self, now: float) -> None:
         """Commits the worker up to its first boundary after a decision of now takes effect."""
-        effect = now + TRANSIT_S
+        # Under way, the worker may be a transit ahead of what its reports have told.
+        effect = now + TRANSIT_S * (1 if self.position.mark is None else 2)
         # An idle worker begins with the first order that reaches it: a round of that one comes before any other.
         begins = self._sent_to_idle and self.position.mark is None and bool(self.position.order)
         if self.position.time < effect or begins:
@@ -240,6 +241,7 @@ class WorkerPlan:
             latent = stride.latent
             if latent.id in stepped and 0 <= stride.done - latent.evaluations < stride.evaluations:
                 late_s = boundary - (stride.time - (stride.done - latent.evaluations) * stride.step)
+                late_s = min(late_s, max(0.0, late_s - TRANSIT_S))  # the report may have been on its way for so long
                 if abs(late_s) > _JITTER_S:
                     self._move(late_s)
                     self._drift_s += late_s

@@ -101,7 +101,13 @@ class Reports:
         if report.scheduler != self._incarnation:
             return
         worker.confirm(report.membership)
-        stepped = {one.id for one in report.latents if one.stage is Stage.DENOISING and self._is_further(worker, one)}
+        stepped = {
+            one.id
+            for one in report.latents
+            if one.stage is Stage.DENOISING
+            and (latent := worker.held.get(one.id)) is not None
+            and one.evaluations > latent.evaluations
+        }
         self._progress(worker, report.membership, report.latents, now)
         self._dispatch.observe(worker, stepped, now - max(0.0, report.age_s), now)
         # An older membership may have lacked what a later one, under way, brings.
@@ -110,10 +116,11 @@ class Reports:
             self._lose_latents(worker, [latent for latent in worker.held.values() if latent.id.job in missing], now)
 
     def _progress(self, worker: Worker, number: int, reports: tuple[LatentReport, ...], now: float) -> None:
+        held, progress = worker.held, self._lifecycle.progress
         for report in reports:
-            latent = self._held(worker, report.id)
-            if latent is not None and 0 < latent.since <= number:
-                self._lifecycle.progress(latent, report, now)
+            latent = held.get(report.id)
+            if latent is not None and 0 < latent.since <= number and latent.stage is not Stage.STOPPED:
+                progress(latent, report, now)
 
     def _preview(self, worker: Worker, preview: PreviewMade, opaque: bytes, now: float) -> None:
         latent = self._held(worker, preview.id)
@@ -129,10 +136,6 @@ class Reports:
             worker.lacks(latent.id.job)
             self._lifecycle.lose(latent, by_death=False, now=now)
             self._dispatch.renew(worker)
-
-    def _is_further(self, worker: Worker, report: LatentReport) -> bool:
-        latent = worker.held.get(report.id)
-        return latent is not None and report.evaluations > latent.evaluations
 
     def _held(self, worker: Worker, latent_id: LatentId) -> Latent | None:
         latent = worker.held.get(latent_id)

@@ -100,15 +100,18 @@ class Watchers:
 
     def tell(self, job: str, event: Event, now: float, opaque: bytes = b"") -> None:
         """An event for every call that can be reached."""
-        image = _image_ended(event)
+        reached = [call for call in self._of_job.get(job, {}).values() if call.reachable]
+        if not reached:
+            return
+        if isinstance(event, Progressed):
+            for call in reached:
+                call.steps[event.index] = event.step
+        elif (image := _image_ended(event)) is not None:
+            for call in reached:
+                call.told.add(image)
         by_peer: dict[bytes, list[int]] = {}
-        for call in self._of_job.get(job, {}).values():
-            if call.reachable:
-                by_peer.setdefault(call.peer, []).append(call.number)
-                if image is not None:
-                    call.told.add(image)
-                elif isinstance(event, Progressed):
-                    call.steps[event.index] = event.step
+        for call in reached:
+            by_peer.setdefault(call.peer, []).append(call.number)
         for peer, numbers in by_peer.items():
             self._outbox.add(TellFrontend(peer, JobEvent(tuple(numbers), job, now, event), opaque))
 
