@@ -10,9 +10,17 @@ events             what the core hears and what it answers with
 views, listing     what a client is shown of a job, of many
 intake, reports    what a message of a frontend, of a worker, does
 lifecycle          what happens to a job, and who is told
-dispatch, policy   which latents each worker is to run
+dispatch, policy   which latents each worker is to run; what a policy is asked
+baselines          the policies of other servers, to be measured beside
+slack, fillers     the policy that keeps promises, and what runs without one
+planning, plans    the workers' rule, run forward; what one worker is planned to do
+planner            where a job can be promised
+door, admission    who waits to be accepted, and who is promised, refused, or made an offer
+shares             fairness between tenants
 timers             what falls due when
-cost, prediction   what a batch takes, when a job will be finished
+cost_*, profiles   what a batch takes, how far that is off, and what was measured before
+prediction         when a job will be finished
+explain, remedies  why a job is not finished sooner, and what would help; in the words of wording
 core               all of it, pure: event and time in, commands out
 census, metrics    how many of everything there are, for Prometheus
 pruning            deletes old pictures, on a thread of its own

@@ -23,6 +23,7 @@ TRANSIT_S = 0.002
 _STRIDES = 32
 _DRIFT_S = 0.003
 _DRIFT_STEPS = 0.1  # of an evaluation: how far a worker may be from where it should be before all is predicted anew
+_ASTRAY_S = 1.0  # further from the plan, only what the worker says counts
 _JITTER_S = 0.0002  # less is not worth moving the position for
 
 
@@ -242,7 +243,9 @@ class WorkerPlan:
             if latent.id in stepped and 0 <= stride.done - latent.evaluations < stride.evaluations:
                 late_s = boundary - (stride.time - (stride.done - latent.evaluations) * stride.step)
                 late_s = min(late_s, max(0.0, late_s - TRANSIT_S))  # the report may have been on its way for so long
-                if abs(late_s) > _JITTER_S:
+                if self.position.mark is None or abs(late_s) > _ASTRAY_S:
+                    self._rebuild(boundary)
+                elif abs(late_s) > _JITTER_S:
                     self._move(late_s)
                     self._drift_s += late_s
                 if abs(self._drift_s) > _DRIFT_S + _DRIFT_STEPS * stride.step:
@@ -292,4 +295,4 @@ class WorkerPlan:
 def place(task: Task) -> tuple[int, float, Rank]:
     """Where a task stands in a line, the least first."""
     kind = 0 if task.squeezed_in else 1 if task.promised else 2
-    return kind, task.due if task.promised else 0.0, task.latent.rank
+    return (kind, task.due, (0.0, *task.latent.id)) if task.promised else (kind, 0.0, task.latent.rank)

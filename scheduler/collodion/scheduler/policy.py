@@ -70,6 +70,9 @@ class Policy(Protocol):
     def finish(self, job: Job) -> float | None:
         """When the job will be finished (Unix seconds), if that is planned."""
 
+    def busy_until(self, job: Job, now: float) -> float:
+        """Until when all workers that could run the job are busy with what is planned (Unix seconds)."""
+
 
 class Unplanned:
     """What a policy that does not plan ahead has to say of plans."""
@@ -90,3 +93,7 @@ class Unplanned:
     def finish(self, job: Job) -> float | None:  # noqa: ARG002 - the protocol's
         """Nothing is planned."""
         return None
+
+    def busy_until(self, job: Job, now: float) -> float:  # noqa: ARG002 - the protocol's
+        """Nothing is planned."""
+        return now

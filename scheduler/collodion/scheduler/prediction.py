@@ -36,7 +36,8 @@ class Prediction:
             remaining = self._remaining_s(latent)
             if remaining is None:
                 return None
-            latest = max(latest, now + remaining)
+            begins = now if latent.worker is not None else self._policy.busy_until(job, now)
+            latest = max(latest, begins + remaining)
         return latest
 
     def _remaining_s(self, latent: Latent) -> float | None:

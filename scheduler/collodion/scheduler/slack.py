@@ -151,6 +151,11 @@ class Slack:
         """When the job will be finished, by the lines it is in; None if it is in none."""
         return self.planner.finish(job)
 
+    def busy_until(self, job: Job, now: float) -> float:
+        """When the first of the lines ends."""
+        ends = (plan.end for worker in self.planner.workers(job) if (plan := self.planner.plans.get(worker.peer)))
+        return max(now, min(ends, default=now))
+
     # -------------------------------------------------------------- parts
 
     def _line_up(self, job: Job) -> list[Worker]:
