@@ -85,8 +85,9 @@ class Admission:
         if self._policy.may_promise(job, now):
             if self._promise(job, now):
                 return Verdict(job)
-            self._policy.fillers.turn_away(now)
-            self._shares.turn_away(now)
+            if self._could_ever(job, now):
+                self._policy.fillers.turn_away(now)
+                self._shares.turn_away(now)
             if job.spec.deadline_policy is DeadlinePolicy.DEGRADE and self._degrade(job, now):
                 return Verdict(
                     job, warning=("DEGRADED", f"{job.spec.parameters.steps} steps, so that the deadline is met")
@@ -95,6 +96,11 @@ class Admission:
             self._policy.hope(job)
             return Verdict(job)
         return self._refusal(job, now)
+
+    def _could_ever(self, job: Job, now: float) -> bool:
+        """Whether it is for want of room that it cannot be promised: on an empty fleet it could be."""
+        alone_s = self._planner.alone_s(job.spec.parameters)
+        return alone_s is not None and job.deadline is not None and now + alone_s <= job.deadline
 
     def _promise(self, job: Job, now: float) -> bool:
         trials = self._trials(job, now)

@@ -23,6 +23,7 @@ STORE = "store"
 LANES = (STEP, ENCODE, DECODE, STORE)
 
 _KEYS = 1024
+_READ = 16_384  # answers kept while nothing changes: predictions ask the same again and again
 _LARGEST = 4096
 _LONGEST_S = 86_400.0
 _LEAST_S = 1e-9
@@ -64,11 +65,18 @@ class CostModel:
         self.version = 0
         self._costs: OrderedDict[tuple[str, str], _Costs] = OrderedDict()
         self._priors: dict[tuple[str, str], _Prior] = {}
+        self._read: dict[tuple[str, str, str, int], float | None] = {}
+        self._version_read = 0
 
     def seconds(self, device: str, lane: str, key: str, size: int) -> float | None:
         """What a batch of `size` takes, without margin; None if nothing is known of this lane and key on that device."""
-        curve = self._curve(device, lane, key)
-        return curve.upto(size)[size] if curve is not None and 0 < size <= _LARGEST else None
+        if self._version_read != self.version or len(self._read) > _READ:
+            self._version_read, self._read = self.version, {}
+        asked = device, lane, key, size
+        if asked not in self._read:
+            curve = self._curve(device, lane, key)
+            self._read[asked] = curve.upto(size)[size] if curve is not None and 0 < size <= _LARGEST else None
+        return self._read[asked]
 
     def curve(self, device: str, lane: str, key: str, upto: int) -> tuple[float, ...] | None:
         """The same for every size up to `upto`; entry 0 is 0. The same object as before while nothing material changed."""

@@ -1,6 +1,6 @@
 """What the core hears, and what it answers with. The loop makes the former and carries out the latter, in order."""
 
-from dataclasses import dataclass
+import msgspec
 
 from collodion.scheduler.job import Promise
 from collodion.wire.to_frontend import JobView, ToFrontend
@@ -10,16 +10,14 @@ from collodion.wire.to_worker import ToWorker
 # ------------------------------------------------------------------ events
 
 
-@dataclass(frozen=True, slots=True)
-class FrontendSaid:
+class FrontendSaid(msgspec.Struct, frozen=True):
     """A message came from a frontend; `peer` is its socket's identity."""
 
     peer: bytes
     message: FromFrontend
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerSaid:
+class WorkerSaid(msgspec.Struct, frozen=True):
     """A message came from a worker; `opaque` is the frame that rode along."""
 
     peer: bytes
@@ -27,20 +25,17 @@ class WorkerSaid:
     opaque: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class Ticked:
+class Ticked(msgspec.Struct, frozen=True):
     """Time passed; nothing else happened."""
 
 
-@dataclass(frozen=True, slots=True)
-class Persisted:
+class Persisted(msgspec.Struct, frozen=True):
     """The store holds these jobs: they may be acknowledged."""
 
     jobs: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class SendFailed:
+class SendFailed(msgspec.Struct, frozen=True):
     """This message did not reach a frontend: it is gone, or its queue is full. (For workers nothing has to be known.)"""
 
     peer: bytes
@@ -52,8 +47,7 @@ Event = FrontendSaid | WorkerSaid | Ticked | Persisted | SendFailed
 # ------------------------------------------------------------------ commands
 
 
-@dataclass(frozen=True, slots=True)
-class TellFrontend:
+class TellFrontend(msgspec.Struct, frozen=True):
     """Send this to a frontend; answer with `SendFailed` if that is impossible."""
 
     peer: bytes
@@ -61,16 +55,14 @@ class TellFrontend:
     opaque: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class TellWorker:
+class TellWorker(msgspec.Struct, frozen=True):
     """Send this to a worker; if that is impossible, its next beat brings it up again."""
 
     peer: bytes
     message: ToWorker
 
 
-@dataclass(frozen=True, slots=True)
-class Persist:
+class Persist(msgspec.Struct, frozen=True):
     """Store the job as it stands; answer with `Persisted`. Said at its acceptance and at its end.
 
     For the metrics: the promise that it was given, and the reason of the warning that it was accepted with.
@@ -81,8 +73,7 @@ class Persist:
     warning: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Forget:
+class Forget(msgspec.Struct, frozen=True):
     """The job's time is over: delete it from the store."""
 
     job: str

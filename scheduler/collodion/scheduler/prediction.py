@@ -41,8 +41,11 @@ class Prediction:
         return latest
 
     def _remaining_s(self, latent: Latent) -> float | None:
-        workers = self._fleet.with_model(latent.model)
-        worker = self._fleet.workers.get(latent.worker) if latent.worker else next(iter(workers), None)
+        fleet = self._fleet
+        if latent.worker is not None:
+            worker = fleet.workers.get(latent.worker)
+        else:
+            worker = next(iter(fleet.with_model(latent.model)), None)
         if worker is None:
             return None
         job, device = latent.job, worker.device_kind
