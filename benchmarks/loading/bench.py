@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +11,16 @@ from pathlib import Path
 from collodion.wire.jobs import DeadlinePolicy
 from loading.asking import Reply, Wish, undated
 from loading.cells import Cell, Turn, turns_of
-from loading.costs import SIMULATED, measure, recorded, server_profile, simulated_settings
+from loading.costs import SIMULATED, Recorded, measure, recorded, server_profile, simulated_settings
 from loading.driving import Driver, until_ready
 from loading.outcomes import Run, answers_of, figures_of, instance_of, result_of
 from loading.serving import Contestant, Servers
 from simulation.contenders import contender
 from simulation.fleets import Bounds, make_fleet
-from simulation.instance import Device, Instance, Request
+from simulation.instance import Device, Instance, Request, load_of
 from simulation.options import loads_of, workload_of
-from simulation.profiles import ProfileError, read_profile
+from simulation.profiles import Profile, ProfileError, read_profile
+from simulation.result import Result
 from simulation.running import run
 from simulation.traces import TraceError
 from simulation.workloads import Workload, make_instance
@@ -27,6 +29,7 @@ from simulation.world import Conditions
 EXTERNAL = "server"
 _CLOSED_LOAD = 1.0  # of arrivals that nobody waits for
 _WARM_UP_STEPS = 4
+_SIMULATED_PIXELS = 64
 _DELAY_S = 0.001  # of a message, in a replay: between processes of one machine that is busy
 
 
@@ -90,26 +93,33 @@ class Bench:
         instance = instance_of(replies, self.devices, closed=users is not None)
         result = result_of(turn.label, instance, replies, batches)
         figures = figures_of(result) | answers_of(instance, replies)
-        runs = [Run(turn.label, turn.cell, turn.seed, turn.repeat, figures, result.records)]
+        real = Run(turn.label, turn.cell, turn.seed, turn.repeat, figures, result.records)
         if not (replays and batches and users is None):
-            return runs
+            return [real]
         found = recorded(batches, self.devices[0])
-        runs[0].figures["step_noise"] = found.noise
         devices = tuple(dataclasses.replace(device, costs=found.device.costs) for device in self.devices)
-        again = run(
-            dataclasses.replace(instance, devices=devices),
-            contender(turn.label, self.settings).config,
-            Conditions(
-                seed=turn.seed,
-                noise=found.noise,
-                delay_s=_DELAY_S,
-                store_s=found.store_s,
-                drain=True,
-                deadline_policy=self.wish.deadline_policy,
-                min_steps=self.wish.min_steps,
-            ),
+        instance = dataclasses.replace(instance, devices=devices)
+        real.figures.update(step_noise=found.noise, store_s=found.store_s, load=_load_of(instance))
+        again = self._replayed(turn, instance, found)
+        return [real, dataclasses.replace(real, figures=figures_of(again), records=again.records, replayed=True)]
+
+    def _replayed(self, turn: Turn, instance: Instance, found: Recorded) -> Result:
+        conditions = Conditions(
+            seed=turn.seed,
+            noise=found.noise,
+            delay_s=_DELAY_S,
+            store_s=found.store_s,
+            drain=True,
+            deadline_policy=self.wish.deadline_policy,
+            min_steps=self.wish.min_steps,
         )
-        return [*runs, dataclasses.replace(runs[0], figures=figures_of(again), records=again.records, replayed=True)]
+        return run(instance, contender(turn.label, self.settings).config, conditions)
+
+
+def _load_of(instance: Instance) -> float:
+    """What the load turned out to be; NaN of a burst."""
+    span_s = instance.requests[-1].release - instance.requests[0].release
+    return load_of(instance, span_s) if span_s else math.nan
 
 
 def bench_of(arguments: argparse.Namespace, folder: Path) -> Bench:
@@ -117,7 +127,7 @@ def bench_of(arguments: argparse.Namespace, folder: Path) -> Bench:
     model = arguments.model.partition("=")[0]
     try:
         where = _profile(arguments, folder)
-        read = dataclasses.replace(read_profile(where), model=model)
+        read = _of_model(read_profile(where), model)
         if arguments.workload == "mixed":
             raise TraceError(
                 "sizes beside the profile's own would cost nobody knows what: --workload mixed is for simulate.py"
@@ -142,6 +152,12 @@ def bench_of(arguments: argparse.Namespace, folder: Path) -> Bench:
         server_flags=tuple(_server_flags(arguments, fleet, workload.keys()[0], profile)),
         settings=tuple(each.partition(".")[2] for each in arguments.set if each.startswith("scheduler.")),
     )
+
+
+def _of_model(profile: Profile, model: str) -> Profile:
+    """As this model's. The simulated one draws small pictures, whatever they are said to cost: this machine's time is for serving."""
+    sizes = {_SIMULATED_PIXELS: profile.sizes[max(profile.sizes)]} if model == SIMULATED else profile.sizes
+    return Profile(profile.kind, model, sizes)
 
 
 def _profile(arguments: argparse.Namespace, folder: Path) -> str:

@@ -117,6 +117,7 @@ _ANSWERS = (
 )
 _OPEN = (
     _LABEL,
+    _Column("load as it was", _median("load")),
     _Column("on time, %", _range("attainment", ".1f", 100)),
     _Column("goodput, images/s", _range("goodput")),
     _Column("p50, s", _median("latency_p50")),
