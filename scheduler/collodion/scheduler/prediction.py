@@ -41,11 +41,8 @@ class Prediction:
         return latest
 
     def _remaining_s(self, latent: Latent) -> float | None:
-        fleet = self._fleet
-        if latent.worker is not None:
-            worker = fleet.workers.get(latent.worker)
-        else:
-            worker = next(iter(fleet.with_model(latent.model)), None)
+        fleet, peer = self._fleet, latent.worker
+        worker = next(iter(fleet.with_model(latent.model)), None) if peer is None else fleet.workers.get(peer)
         if worker is None:
             return None
         job, device = latent.job, worker.device_kind
