@@ -66,7 +66,8 @@ def offers(error: DeadlineInfeasible, arguments: argparse.Namespace) -> list[str
         without = " without --slo" if given.get("slo_s") is not None else ""
         lines.append((f"--tier {offer.tier}{without}", "as asked, by that tier's own deadline"))
     lines.append((f"--deadline-policy {DeadlinePolicy.BEST_EFFORT}", "as asked, in what promises to others leave"))
-    return [f"  {flags.ljust(_COLUMN)}{outcome}" for flags, outcome in lines]
+    width = max(_COLUMN, *(len(flags) + 2 for flags, _ in lines))
+    return [f"  {flags.ljust(width)}{outcome}" for flags, outcome in lines]
 
 
 def span(seconds: float) -> str:
