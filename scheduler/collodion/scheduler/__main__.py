@@ -8,6 +8,7 @@ from collodion.process.logs import configure_logs
 from collodion.process.metrics import new_registry, serve_metrics
 from collodion.process.running import announced, prepare_run_dir
 from collodion.scheduler.config import SchedulerConfig
+from collodion.scheduler.garbage import keep_collections_short
 from collodion.scheduler.journal import MemoryStore
 from collodion.scheduler.loop import Loop, stop_on_signals
 from collodion.scheduler.metrics import Metrics
@@ -33,6 +34,7 @@ def _serve(config: SchedulerConfig, run_dir: Path) -> None:
     pruner = Pruner(DirectoryStore(config.artifacts), config.retention_s, config.artifacts_max_bytes, config.prune_s)
     with stop_on_signals() as stop:
         loop = Loop(config, MemoryStore(), Metrics(registry))
+        keep_collections_short()
         pruner.start()
         with announced(run_dir, "scheduler", metrics=f"{config.metrics_host}:{port}"):
             loop.run(stop)

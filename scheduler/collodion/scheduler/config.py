@@ -73,7 +73,7 @@ class SchedulerConfig:
         high=1,
     )
     patience_s: float = setting(
-        60.0,
+        300.0,
         "After so long a job without a promise may run before promised ones that can spare it; short ones leave less to promise.",
         low=0,
     )

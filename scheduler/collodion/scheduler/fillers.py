@@ -52,10 +52,10 @@ class Fillers:
     def join(self, plan: WorkerPlan, first: Latent, takes: int, now: float) -> float | None:
         """Lets fillers into the line, `first` being the least of them; when time alone lets more of them in (Unix seconds)."""
         impatient = first.job.created + self._patience_s
+        if now < impatient and self.busy(now):
+            return min(impatient, self._turned_away + _BUSY_S)
         if plan.keeps_promises and now >= impatient:
             return None if self._squeeze_in(plan, first) else now + _AGAIN_S
-        if plan.keeps_promises and self.busy(now):
-            return min(impatient, self._turned_away + _BUSY_S)
         for latent in self._wanted(plan, first, takes, now) if not plan.full else ():
             if not self._add(plan, latent):
                 plan.full = True
