@@ -1,7 +1,7 @@
 """CPU time that the scheduler's core takes: reports, decisions, submissions and admission, and how each grows.
 
 The real core (policy slack, H100 profile known, SD 1.5 at 512 px, 10 to 50 steps) under loads that stay as they are
-(`loaded_core.py`). CPU time of the process, garbage collection on.
+(`loaded_core.py`). CPU time of the process, garbage collection on, set as the scheduler's process sets it.
 
 1. states: calls of `Core.handle` while latents wait, by kind of event. "decided": a worker was told something else than before.
    "settling" is the part of them in which decisions are made.
@@ -24,6 +24,7 @@ from rich.table import Table
 import common
 from collodion.scheduler.admission import Admission
 from collodion.scheduler.dispatch import Dispatch
+from collodion.scheduler.garbage import keep_collections_short
 from collodion.wire.jobs import DeadlinePolicy
 from collodion.wire.to_frontend import Accepted, Refused
 from loaded_core import Load, LoadedCore, State
@@ -57,6 +58,7 @@ _SHOWN = (
     "next_wake",
     "frontend's beat",
     "worker's beat",
+    "garbage collection, young",
     "full garbage collection",
 )
 
@@ -76,8 +78,13 @@ def main() -> None:
     )
     parser.add_argument("--bursts", type=int, nargs="*", default=BURSTS, help="jobs at one moment (default: 300 1000)")
     parser.add_argument("--profile", default=PROFILE, metavar="FILE:NAME", help=f"default: {PROFILE}")
+    parser.add_argument(
+        "--pythons-collector", action="store_true", help="garbage collection as Python has it by itself"
+    )
     asked = parser.parse_args()
     profile = read_profile(_found(asked.profile))
+    if not asked.pythons_collector:
+        keep_collections_short()
     figures = {
         "states": _measure_states(asked, profile),
         "admission": _measured(asked.lines, "admission, lines of", lambda line: _admission(line, profile)),
@@ -221,7 +228,7 @@ class _Inside:
 
 
 class _Collections:
-    """While inside, notes the CPU time of full garbage collections."""
+    """While inside, notes the CPU time of garbage collections."""
 
     def __init__(self, loaded: LoadedCore) -> None:
         self._loaded = loaded
@@ -236,8 +243,9 @@ class _Collections:
     def _note(self, phase: str, info: Mapping[str, int]) -> None:
         if phase == "start":
             self._began = time.process_time_ns()
-        elif info["generation"] == 2:
-            self._loaded.note("full garbage collection", (time.process_time_ns() - self._began) / 1e9)
+        else:
+            kind = "full garbage collection" if info["generation"] == 2 else "garbage collection, young"
+            self._loaded.note(kind, (time.process_time_ns() - self._began) / 1e9)
 
 
 def _spread(seconds: Iterable[float]) -> Figures:

@@ -1,8 +1,8 @@
 """Python's garbage collector, told what it need not look at.
 
-What the core drops is freed at once, by its count of references: it leaves no circles behind, and a test holds it to that. The collector is
-only for what libraries leave. By itself it would walk through everything that is alive every few thousand jobs: with 10,000 jobs waiting that
-is 0.1 s in which nobody is heard, measured by `benchmarks/scheduler_cpu.py`.
+What the core drops is freed at once, by its count of references: it leaves no circles behind, and a test holds it to that. The collector
+is only for what libraries leave. By itself it would walk through all that is alive every few thousand jobs: with 10,000 of them waiting
+that takes 0.1 s, in which nobody is heard (`benchmarks/scheduler_cpu.py --pythons-collector`).
 """
 
 import gc
