@@ -57,7 +57,9 @@ class InOrder(Unplanned):
         line = self._line(worker, situation.backlog, first, _of_key(held, first.key), takes)
         if self._drop:
             batch = min(worker.cap, len(line))
-            hopeless = next((latent.job for latent in reversed(line) if _is_hopeless(latent, batch, worker, situation)), None)
+            hopeless = next(
+                (latent.job for latent in reversed(line) if _is_hopeless(latent, batch, worker, situation)), None
+            )
             if hopeless is not None:
                 return Choice(hopeless=(hopeless,))
         return Choice(line, (worker.cap,) * len(line))

@@ -189,7 +189,7 @@ class Explainer:
             if patience_s <= 0:
                 return "it waited past the patience, and goes before what is promised when that can spare it"
             if slack.fillers.busy(now):
-                lately = "requests were turned away lately, so what has no promise runs only where nothing is promised"
+                lately = "requests were turned away lately, so what has no promise waits"
                 return f"{lately} (its patience ends in {span(patience_s)})"
             if all(plan.full for plan in plans):
                 return "with it in a step batch a promise would be broken"

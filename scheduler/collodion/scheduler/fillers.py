@@ -1,9 +1,9 @@
 """Fillers: what runs without a promise, in what promises leave.
 
-1. A filler joins where the step batch has room, as long as every promise still holds with it. While jobs are being turned away it does not
-   join beside promises at all: what those can spare is wanted for more of them. And where nothing promised is in the line only so few run
-   that an evaluation stays short: the next job to be promised has to wait for its end.
-2. Who waited longer than the patience goes before everything that can spare it, even then. So nothing starves while there is time to spare.
+1. A filler joins where the step batch has room, as long as every promise still holds with it. While jobs are being turned away none joins:
+   what can be done is wanted for more promises, and the next to be promised would have to wait for the evaluation's end.
+2. Who waited longer than the patience goes before everything that can spare it, even then. So nothing starves while there is time to
+   spare. Where nothing is promised only so few of them run then that an evaluation stays short.
 3. The least rank first. One whose batch key is another than the leader's is put in line too, and leads when those before it are done.
 4. A latent whose costs are unknown can be in no plan. It runs blind, when the line is empty, and its costs are learned.
 """
