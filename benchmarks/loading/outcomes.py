@@ -4,6 +4,8 @@ Closed loop: a request's release is the moment at which it was sent, and its dea
 """
 
 import dataclasses
+import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -71,7 +73,11 @@ def figures_of(result: Result) -> dict[str, float]:
     kept = result.figures()
     for meaningless in ("wall_s", "evaluations_per_wall_s", "events", "cpu_per_event"):
         del kept[meaningless]
-    return kept | {"images_per_s": images / span_s if span_s > 0 else 0.0}
+    latencies = [record.finish - requests[record.index].release for record in finished if record.finish is not None]
+    return kept | {
+        "images_per_s": images / span_s if span_s > 0 else 0.0,
+        "latency_mean": statistics.fmean(latencies) if latencies else math.nan,
+    }
 
 
 def answers_of(instance: Instance, replies: Sequence[Reply]) -> dict[str, float]:

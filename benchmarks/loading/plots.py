@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from loading.tables import Row
 from simulation.style import new_figure, policy_colours, save
 
-_CLOSED = (("latency_p50", "latency p50, s", 1.0), ("images_per_s", "images a second", 1.0))
+_CLOSED = (("latency_mean", "mean latency, s", 1.0), ("images_per_s", "images a second", 1.0))
 _OPEN = (
     ("attainment", "on time, %", 100.0),
     ("goodput", "goodput, images a second", 1.0),

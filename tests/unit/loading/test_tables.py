@@ -56,8 +56,8 @@ def test_a_spread_is_a_median_and_its_range() -> None:
 
 def test_a_closed_loop_is_compared_with_the_first_contender() -> None:
     runs = [
-        run("static", FIVE, 0, latency_p50=2.0, images_per_s=1.0),
-        run("slack", FIVE, 0, latency_p50=1.5, images_per_s=1.2),
+        run("static", FIVE, 0, latency_mean=2.0, images_per_s=1.0),
+        run("slack", FIVE, 0, latency_mean=1.5, images_per_s=1.2),
     ]
     table = cell_table(rows_of(runs))
     assert "latency / static" in table.splitlines()[0]
@@ -74,7 +74,7 @@ def test_a_replay_is_told_as_a_share_of_what_was_real() -> None:
 
 @pytest.mark.parametrize("cells", [(FIVE, SIX), (OPEN, Cell(load=1.2, slo_scale=3.0), Cell(load=0.9, slo_scale=5.0))])
 def test_a_plot_is_drawn_of_whatever_figures_there_are(cells: tuple[Cell, ...], tmp_path: Path) -> None:
-    figures = {"latency_p50": 1.0, "images_per_s": 2.0, "goodput": 1.0, "attainment": 0.5}
+    figures = {"latency_mean": 1.0, "latency_p95": 1.0, "images_per_s": 2.0, "goodput": 1.0, "attainment": 0.5}
     runs = [run(label, cell, 0, replayed, **figures) for cell in cells for label in "ab" for replayed in (False, True)]
     assert plot(rows_of(runs), tmp_path / "plot.png").stat().st_size > 1000
 
