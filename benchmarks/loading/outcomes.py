@@ -13,7 +13,7 @@ from loading.asking import Reply
 from loading.cells import Cell
 from loading.costs import Batch
 from simulation.instance import Device, Instance
-from simulation.ledger import Outcome, Record
+from simulation.ledger import Record
 from simulation.result import Result, quantile, share
 from simulation.truth import STEP, STORE
 
@@ -81,18 +81,16 @@ def figures_of(result: Result) -> dict[str, float]:
 
 
 def answers_of(instance: Instance, replies: Sequence[Reply]) -> dict[str, float]:
-    """How soon, and how well, requests were answered: accepted with a finish, or refused with an offer."""
+    """How soon requests were answered, and how many were told what they need to know: a predicted finish, or an offer."""
     answers = sorted(reply.answer_s for reply in replies if reply.answer_s is not None)
-    accepted = [reply for reply in replies if reply.record.job]
-    refused = [reply for reply in replies if reply.record.outcome is Outcome.REFUSED]
+    told = sum(reply.offers or reply.record.predicted is not None for reply in replies)
     return {
         "answer_p50": quantile(answers, 0.5),
         "answer_p99": quantile(answers, 0.99),
         "answer_max": max(answers, default=float("nan")),
         "unanswered": len(replies) - len(answers),
-        "accepted": len(accepted),
-        "predicted": share(sum(reply.record.predicted is not None for reply in accepted), len(accepted)),
-        "offered": share(sum(reply.offers for reply in refused), len(refused)),
+        "accepted": sum(bool(reply.record.job) for reply in replies),
+        "told": share(told, len(replies)),
         "send_lag_max": max(
             (reply.sent - request.release for reply, request in zip(replies, instance.requests, strict=True)),
             default=0.0,

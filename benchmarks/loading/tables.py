@@ -130,6 +130,7 @@ _OPEN = (
     _Column("evaluations", _median("evaluations", ",.0f")),
     _Column("batch", _median("mean_batch", ".1f")),
     *_ANSWERS,
+    _Column("told when, %", _median("told", ".1f", 100)),
 )
 _CLOSED = (
     _LABEL,

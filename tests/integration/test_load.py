@@ -38,7 +38,7 @@ def test_an_open_loop_run_counts_every_request_and_is_replayed(profile: str, tmp
     real, replay = json.loads(output.read_text())["runs"]
     assert (real["replayed"], replay["replayed"]) == (False, True)
     assert [record["outcome"] for record in real["records"]] == ["finished"] * 8
-    assert (real["figures"]["unanswered"], real["figures"]["predicted"]) == (0, 1.0)
+    assert (real["figures"]["unanswered"], real["figures"]["told"]) == (0, 1.0)
     assert real["figures"]["evaluations"] == replay["figures"]["evaluations"]
     assert plot.exists()
 
