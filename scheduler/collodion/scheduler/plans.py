@@ -15,7 +15,7 @@ from collodion.scheduler.cost_model import DECODE, ENCODE, STEP, STORE, CostMode
 from collodion.scheduler.fleet import Worker
 from collodion.scheduler.job import Latent, Rank
 from collodion.scheduler.planning import NEVER, Batching, KeyCosts, Play, Position, Stride, Task, best_rows
-from collodion.wire.jobs import LatentId, Stage
+from collodion.wire.jobs import JobState, LatentId, Stage
 
 TRANSIT_S = 0.002
 """What a message is given to reach its peer: a membership holds from the first boundary after that."""
@@ -154,6 +154,34 @@ class WorkerPlan:
         assert play is not None
         self.adopt(play, order)
 
+    def rescue(self) -> None:
+        """Predicts anew; should a promise break, looks for a way to go on in which none does.
+
+        When something leaves a line others move up, and what they then have encoded and decoded earlier can make the first late, though
+        there is less to do in all. So the last resort is that nobody joins while the present leader leads.
+        """
+        self.refresh()
+        if self.spare_s >= 0.0 or not self.position.order:
+            return
+        self.drop_fillers()
+        self.refresh()
+        for batching in (Batching.BEST, Batching.AFFORDED):
+            if self.spare_s < 0.0 and (play := self.predicted(self.position.order, batching=batching)) is not None:
+                self.adopt(play, self.position.order)
+        if self.spare_s < 0.0 and self.position.order:
+            leader = self.position.order[0]
+            cap, leader.cap = leader.cap, max(1, self._under_way)
+            if (play := self.predicted(self.position.order)) is not None:
+                self.adopt(play, self.position.order)
+            else:
+                leader.cap = cap
+
+    @property
+    def _under_way(self) -> int:
+        """How many like the leader have begun."""
+        leader = self.position.order[0]
+        return sum(task.key == leader.key and task.left < task.latent.job.evaluations for task in self.position.order)
+
     def add_filler(self, task: Task) -> None:
         """Puts a task into a line in which nothing is promised."""
         self.position.order.append(task)
@@ -172,7 +200,10 @@ class WorkerPlan:
         position = self.position
         in_line = task in position.order
         position.order = [other for other in position.order if other is not task]
-        position.decoding = [other for other in position.decoding if other is not task]
+        if latent.job.state is not JobState.PARKED:  # the worker decodes what is set aside all the same
+            position.decoding = [other for other in position.decoding if other is not task]
+        if in_line:
+            self._predicted_at = -1
         return in_line
 
     def drop_fillers(self, unless_in: Sequence[Task] = ()) -> None:

@@ -168,13 +168,10 @@ class Slack:
         return self.planner.workers(job)
 
     def _check(self, plan: WorkerPlan) -> None:
-        """Predicts anew if need be; should a promise be late, fillers go."""
+        """Predicts anew if need be, and looks for a way out should a promise be late."""
         if not plan.stale:
             return
-        plan.refresh()
-        if plan.spare_s < 0 and any(not task.promised for task in plan.position.order):
-            plan.drop_fillers()
-            plan.refresh()
+        plan.rescue()
 
     def _offer_again(self, now: float) -> list[Worker]:
         hopeful = [job for job in self._hopefuls if self._has_hope(job, now)]
