@@ -161,12 +161,12 @@ def _admission(line: int, profile: Profile) -> dict[str, Figures]:
         slo_s, policy = _WISHES[number % len(_WISHES)]
         loaded.run(0.2)
         loaded.cpu_s.clear()
-        with _Inside(loaded, Admission, "judge", "judging"):
+        with _Inside(loaded, Admission, "judge", "judged"):
             call = loaded.submit("submission", slo_s, policy)
             loaded.run(0.003)  # the door opens
         answer = loaded.answers.get(call)
         kind = _verdict(answer, policy)
-        took.setdefault(kind, []).append(sum(loaded.cpu_s["submission"]) + sum(loaded.cpu_s["judging"]))
+        took.setdefault(kind, []).append(sum(loaded.cpu_s["submission"]) + sum(loaded.cpu_s["judged"]))
         if isinstance(answer, Accepted):
             loaded.cancel(call)
         loaded.run(0.2)
@@ -187,7 +187,7 @@ def _burst(jobs: int, profile: Profile) -> dict[str, Figures]:
             loaded = LoadedCore(State(0, workers, Load.BEST_EFFORT), profile)
             loaded.keeps_load = False
             loaded.cpu_s.clear()
-            with _Inside(loaded, Admission, "_judge", "each judged"), _Collections(loaded):
+            with _Inside(loaded, Admission, "judge", "each judged"), _Collections(loaded):
                 for _ in range(jobs):
                     loaded.submit("each submission", 60.0, policy)
                 loaded.run(0.1)
