@@ -171,8 +171,7 @@ class Play:
         self._costs = costs
         self._decode_batch = decode_batch
         self._encode_batch = encode_batch
-        self._batching = batching
-        self._kept = batching is Batching.KEPT
+        self._kept, self._by_due = batching is Batching.KEPT, batching is Batching.AFFORDED
         self._line = list(position.order)
         self._gone = bytearray(len(self._line))  # by place: whether it is past its steps
         self._first = 0  # the leader's place; the line's length once there is none
@@ -205,7 +204,7 @@ class Play:
 
     def cap_of(self, task: Task) -> int:
         """The cap that the task was played with (see `Task.cap`)."""
-        return task.cap if self._batching is Batching.KEPT else self.caps.get(task, 0)
+        return task.cap if self._kept else self.caps.get(task, 0)
 
     def position(self) -> Position:
         """Where it stands now. The tasks' own `left` are set to what is left here."""
@@ -221,23 +220,25 @@ class Play:
     # -------------------------------------------------------------- a round
 
     def _decode(self) -> None:
-        decoding = self.decoding
-        key = decoding[0].key
-        batch = [task for task in decoding if task.key == key][: self._decode_batch]
-        costs = self._costs[key]
+        decoding, self.decoding = self.decoding, []
+        batch, key = decoding, decoding[0].key
+        if len(decoding) > 1:
+            batch = [task for task in decoding if task.key == key][: self._decode_batch]
+            if len(batch) < len(decoding):
+                taken = set(batch)
+                self.decoding = [task for task in decoding if task not in taken]
+        costs = (self._windows.get(key) or self._open(key)).costs
         self.time = time = self.time + costs.decode[len(batch)]
         self.finished.update(dict.fromkeys(batch, time + costs.store))
-        self.decoding = [task for task in decoding if task not in self.finished] if len(batch) < len(decoding) else []
-        due = min([task.due for task in batch if task.promised], default=NEVER)
-        spare_s = due - (self._began + (time - self._began) * (1 + costs.margin))
-        if spare_s < self.spare_s:
-            self.spare_s = spare_s
+        if (due := min([task.due for task in batch if task.promised], default=NEVER)) < NEVER:
+            self.spare_s = min(self.spare_s, due - (self._began + (time - self._began) * (1 + costs.margin)))
 
     def _stride(self, until: float) -> None:
         leader = self._line[self._first]
         window = self._windows.get(leader.key) or self._open(leader.key)
         costs = window.costs
-        cap = (leader.cap if self._kept else self._cap(leader, window)) or costs.best_rows // leader.rows or 1
+        said = leader.cap if self._kept else self._cap(leader, window) if self._by_due else 0
+        cap = said or costs.best_rows // leader.rows or 1
         if window.size != cap:
             self._resize(window, cap)
         more = self._encode(window) if window.fresh else False
@@ -276,6 +277,11 @@ class Play:
     def _encode(self, window: _Window) -> bool:
         """Encodes one batch of the window's jobs; whether some are left to the next boundary."""
         line, encoded, fresh = self._line, self.encoded, window.fresh
+        if len(fresh) == 1 and (task := line[fresh[0]]).job not in encoded:
+            self.time += window.costs.encode[1]
+            encoded.add(task.job)
+            self._start(window, fresh.pop(), task)
+            return False
         jobs = dict.fromkeys(job for place in fresh if (job := line[place].job) not in encoded)
         batch = list(jobs)[: self._encode_batch]
         self.time += window.costs.encode[len(batch)]
@@ -286,11 +292,8 @@ class Play:
                 self._start(window, place, line[place])
         return len(jobs) > len(batch)
 
-    # -------------------------------------------------------------- the window
-
     def _open(self, key: str) -> _Window:
         window = self._windows[key] = _Window(key, self._costs[key])
-        window.next = self._first
         return window
 
     def _resize(self, window: _Window, cap: int) -> None:
@@ -315,8 +318,7 @@ class Play:
         window.rows += task.rows
 
     def _shrink(self, window: _Window, cap: int) -> None:
-        places = sorted([*window.fresh, *(place for _, place in window.running)])
-        window.next = bound = places[cap]
+        window.next = bound = sorted([*window.fresh, *(place for _, place in window.running)])[cap]
         window.fresh = [place for place in window.fresh if place < bound]
         for end, place in window.running:
             if place >= bound:
@@ -327,9 +329,7 @@ class Play:
         window.size = cap
 
     def _cap(self, leader: Task, window: _Window) -> int:
-        if self._batching is Batching.KEPT:
-            return leader.cap
-        if self._batching is Batching.BEST or leader.due == NEVER:
+        if leader.due == NEVER:
             return 0
         if leader not in self.caps:
             self.caps[leader] = self._afforded(leader, window)
