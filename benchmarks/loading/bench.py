@@ -125,6 +125,10 @@ def _load_of(instance: Instance) -> float:
 def bench_of(arguments: argparse.Namespace, folder: Path) -> Bench:
     """The bench that was asked for; files that it needs go into `folder`. Exits with code 2 and a sentence if it cannot be made."""
     model = arguments.model.partition("=")[0]
+    if arguments.replay and (arguments.server or arguments.users):
+        raise SystemExit(
+            "load: --replay needs the costs in the log of a server of its own, and arrivals that wait for nobody"
+        )
     try:
         where = _profile(arguments, folder)
         read = _of_model(read_profile(where), model)

@@ -58,9 +58,24 @@ def test_users_of_a_closed_loop_ask_one_contender_after_the_other(profile: str, 
     assert [run["figures"]["evaluations"] for run in runs] == [10, 10, 30, 30]
 
 
-def test_what_cannot_be_loaded_is_said_in_a_sentence() -> None:
-    with pytest.raises(SystemExit, match="needs --profile"):
-        load.main(["--server=127.0.0.1:1"])
+@pytest.mark.parametrize(
+    ("flags", "why"),
+    [
+        (["--server=127.0.0.1:1"], "needs --profile"),
+        (["--users", "2", "--replay"], "--replay needs"),
+        (["--server=127.0.0.1:1", "--replay"], "--replay needs"),
+        (["--profile=/nowhere:none"], "no file of profiles"),
+    ],
+)
+def test_what_cannot_be_loaded_is_said_in_a_sentence(flags: list[str], why: str) -> None:
+    with pytest.raises(SystemExit, match=why):
+        load.main(flags)
+
+
+def test_a_server_that_runs_already_is_loaded_too(profile: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with running_server("--model=simulated", "--set=worker.simulated_step_ms=1:2") as server:
+        load.main([f"--server={server.address}", "--model=simulated", f"--profile={profile}", "--jobs=4", "--steps=3"])
+    assert "| server |" in capsys.readouterr().out
 
 
 def test_locust_asks_for_the_same_workload() -> None:
