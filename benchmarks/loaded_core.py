@@ -52,6 +52,7 @@ REPORT_S = 0.15  # about one a step of a full batch
 DELAY_S = 0.0005
 _BEAT_S = 1.0
 _START = 1000.0
+_SETTLING_S = 3.0  # the first reports correct the costs, and with them every plan
 _LONG_SLO_S = 3000.0
 _FRONTEND = b"frontend"
 _UNBOUNDED = 1_000_000
@@ -259,7 +260,7 @@ class LoadedCore:
         self._promised_calls.update(
             number for number, name in self._watching.items() if (job := self.core.book.live.get(name)) and job.promised
         )
-        self.run(1.0)
+        self.run(_SETTLING_S)
         self.cpu_s.clear()
         gc.collect()
 
