@@ -33,6 +33,7 @@ class VirtualLatent:
     stage: Stage = Stage.WAITING
     evaluations: int = 0
     dropped: bool = False
+    decoded: bool = False
 
     def report(self, done: int) -> LatentReport:
         """As the scheduler is told; `done` are its evaluations up to the last boundary."""
@@ -59,7 +60,7 @@ class Holding:
     def reached(self, after: tuple[LatentId, int] | None) -> bool:
         """Whether this is the boundary, or a later one, that a membership named."""
         latent = self.latents.get(after[0]) if after else None
-        return after is None or latent is None or latent.stage in PAST_STEPS or latent.evaluations >= after[1]
+        return after is None or latent is None or latent.decoded or latent.evaluations >= after[1]
 
     def apply(self, wish: Membership) -> None:
         """Becomes what `wish` says."""

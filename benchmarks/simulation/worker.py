@@ -154,7 +154,7 @@ class VirtualWorker:
             self._encode()
 
     def _apply_newest(self) -> None:
-        while self._pending and (self._held.reached(self._pending[0].after) or not self._chosen()):
+        while self._pending and (self._held.reached(self._pending[0].after) or not (self._finished or self._chosen())):
             self._apply(self._pending.popleft())
 
     def _apply(self, membership: Membership) -> None:
@@ -200,6 +200,8 @@ class VirtualWorker:
 
     def _decoded(self, _: None) -> None:
         pictures, self._decoding = self._decoding, []
+        for latent in pictures:
+            latent.decoded = True
         self._agenda.at(self._agenda.now + self._store_s, self._stored, pictures)
         self._encode()
 

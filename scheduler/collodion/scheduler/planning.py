@@ -101,7 +101,8 @@ class Stride(NamedTuple):
 class Position:
     """Where a worker is at a boundary: its time, who is wanted next in order, who waits to be decoded, which jobs are encoded.
 
-    `mark` tells the boundary from others: a latent that was stepped last, and its evaluations; None where nothing was.
+    `mark` tells the boundary from others, as `Membership.after` does: a latent that was stepped last and its evaluations, or one that
+    was decoded; None where nothing was.
     """
 
     time: float
@@ -195,10 +196,13 @@ class Play:
         """Plays to the first boundary at or after `time`; with nothing to do, to `time` itself."""
         length = len(self._line)
         while self.time < time and (self._first < length or self.decoding):
-            if self.decoding:
+            decoded = self.decoding[0].latent if self.decoding else None
+            if decoded is not None:
                 self._decode()  # and on in the same round: a newer order is not looked at before its end
             if self._first < length:
                 self._stride(time)
+            elif decoded is not None:
+                self.mark = decoded.id, decoded.job.evaluations + 1
         if self.time < time:
             self.time, self.mark = time, None
 

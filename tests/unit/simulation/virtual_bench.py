@@ -149,7 +149,7 @@ class Plodder:
         while self.arrivals and self.arrivals[0][0] <= self.now:
             arrived = self.arrivals.pop(0)[1]
             self.pending = [*(self.pending if arrived.after else []), arrived]
-        while self.pending and (self._reached(self.pending[0].after) or not self._window()):
+        while self.pending and (self._reached(self.pending[0].after) or not (self.finished or self._window())):
             self._hold(self.pending.pop(0))
 
     def _hold(self, newest: Membership) -> None:
@@ -164,7 +164,9 @@ class Plodder:
 
     def _reached(self, after: tuple[LatentId, int] | None) -> bool:
         latent = self.held.get(after[0]) if after else None
-        return after is None or latent is None or latent.done >= min(after[1], latent.total)
+        if after is None or latent is None or latent.done >= after[1]:
+            return True
+        return latent.done == latent.total and after[0] not in self.finished
 
     def _round(self) -> bool:
         decoding = self._to_decode()

@@ -48,8 +48,10 @@ class Rule:
     finished: list[LatentId] = field(default_factory=list)
 
     def reached(self, after):
-        if after is None or not self.left.get(after[0]):
+        if after is None or after[0] not in self.left:
             return True
+        if not self.left[after[0]] and after[1] > EVALUATIONS[after[0].job]:
+            return after[0] not in self.finished
         return EVALUATIONS[after[0].job] - self.left[after[0]] >= after[1]
 
     def apply(self, wish):

@@ -59,7 +59,9 @@ class Holdings:
             return True
         name, evaluations = wish.after
         latent = self._latents.get(name)
-        return latent is None or not latent.to_go or latent.evaluations >= evaluations
+        if latent is None or latent.to_go:
+            return latent is None or latent.evaluations >= evaluations
+        return latent.evaluations >= evaluations or latent.is_decoded
 
     def _learn(self, wish: Membership) -> None:
         named = {name.job for name in (*wish.running, *wish.parked)}

@@ -85,6 +85,11 @@ class Latent:
         """Whether it is held and has evaluations to go."""
         return self.stage not in _PAST_STEPS and not self.dropped
 
+    @property
+    def is_decoded(self) -> bool:
+        """Whether nothing more is to be done for it on the device."""
+        return self.stage not in (Stage.WAITING, Stage.ENCODING, Stage.DENOISING, Stage.PARKED) and self.state is None
+
     def begin(self, plan: Plan, state: Any) -> None:
         """Noted before its first evaluation."""
         self.course, self.state = plan.course, state
