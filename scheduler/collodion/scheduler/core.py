@@ -120,6 +120,7 @@ class Core:
     def mend(self, event: Event, now: float) -> list[Command]:
         """After `handle` raised: what was decided until then, and a refusal for the call that could not be handled."""
         self.book.recount()
+        self._door.mend(list(self.book.live.values()))
         self._lifecycle.mend(self._config.grace_s, now)
         if isinstance(event, FrontendSaid) and not isinstance(event.message, FrontendBeat | LeaveJob):
             number = event.message.call

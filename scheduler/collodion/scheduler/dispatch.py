@@ -10,7 +10,7 @@
    lost and returns never sees an old one.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from collodion.scheduler.backlog import Backlog
 from collodion.scheduler.cost_model import CostModel
@@ -39,6 +39,7 @@ class Dispatch:
         self._concerned: dict[bytes, Worker] = {}
         self._arrived: dict[tuple[str, str], None] = {}
         self._hopeless: dict[str, Job] = {}
+        self._undecided: dict[bytes, Worker] = {}
         self.backlog = backlog
 
     def enqueue(self, latent: Latent) -> None:
@@ -77,6 +78,8 @@ class Dispatch:
     def hopeless(self) -> list[Job]:
         """The jobs that the policy has given up since the last time."""
         jobs, self._hopeless = list(self._hopeless.values()), {}
+        self._concerned |= self._undecided
+        self._undecided.clear()
         return jobs
 
     def concern(self, worker: Worker) -> None:
@@ -118,9 +121,10 @@ class Dispatch:
         """When a policy wants to be asked again."""
         return min((worker.wake for worker in self._fleet.workers.values() if worker.wake is not None), default=None)
 
-    def start_over(self) -> None:
-        """Nothing waits and nothing is held any more: the caller goes on to say of each latent, by `enqueue` or `hold`."""
+    def start_over(self, jobs: Iterable[Job]) -> None:
+        """Nothing waits, is held or planned any more: the caller goes on to say of each latent, by `enqueue` or `hold`."""
         self.backlog.clear()
+        self._policy.start_over(jobs)
         for worker in self._fleet.workers.values():
             worker.held.clear()
             self.renew(worker)
@@ -148,6 +152,7 @@ class Dispatch:
         choice = self._policy.choose(worker, Situation(self.backlog, self._costs, now), share)
         if choice.hopeless:
             self._hopeless.update((job.id, job) for job in choice.hopeless)
+            self._undecided[worker.peer] = worker
             return
         for latent in choice.running:
             self._place(latent, worker)

@@ -5,6 +5,7 @@ many at a time that the messages of others are not kept waiting. Without an admi
 """
 
 from collections import deque
+from collections.abc import Iterable
 
 from collodion.scheduler.admission import Admission, Verdict
 from collodion.scheduler.job import Job
@@ -54,6 +55,14 @@ class Door:
             elif job.state is JobState.PARKED:  # its client hung up meanwhile: it is promised nothing
                 self._lifecycle.accept(job)
         self._closes = now if self._waiting else None
+
+    def mend(self, jobs: Iterable[Job]) -> None:
+        """After a defect: who was lost while it was judged is accepted without a promise."""
+        waiting = {job.id for job in self._waiting}
+        for job in jobs:
+            if not job.accepted and job.id not in waiting:
+                job.promised = False
+                self._lifecycle.accept(job)
 
     def _carry_out(self, verdict: Verdict) -> None:
         reason = verdict.reason

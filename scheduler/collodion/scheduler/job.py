@@ -97,11 +97,10 @@ _PAST_STEPS = LATENT_ENDS | {Stage.DECODING}
 class Job:
     """One accepted request that has not ended. Times are Unix seconds.
 
-    `acknowledged` once it is durable and clients may know of it; `parked_until` is the end of the grace while it is PARKED.
-    `evaluations` and `rows` are those of each image. `work_s` is the device time that it
-    takes in the best of company. `promised` while its deadline is one that has to be kept; `promise` is the last that was
-    given, also once it is withdrawn.
-    `running_s` sums the time up to `active_since` during which at least one latent was in a batch.
+    `accepted` once it was judged; `acknowledged` once it is durable and clients may know of it; `parked_until` is the end of the
+    grace while it is PARKED. `evaluations` and `rows` are those of each image. `work_s` is the device time that it takes in the best
+    of company. `promised` while its deadline is one that has to be kept; `promise` is the last that was given, also once it is
+    withdrawn. `running_s` sums the time up to `active_since` during which at least one latent was in a batch.
     """
 
     id: str
@@ -116,6 +115,7 @@ class Job:
     promised: bool = False
     promise: Promise | None = None
     state: JobState = JobState.QUEUED
+    accepted: bool = False
     acknowledged: bool = False
     parked_until: float | None = None
     begun: float | None = None

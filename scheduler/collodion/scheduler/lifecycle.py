@@ -56,6 +56,7 @@ class Lifecycle:
 
     def accept(self, job: Job, warning: tuple[str, str] | None = None) -> None:
         """A job that is in the book is accepted; it goes on when it is persisted."""
+        job.accepted = True
         if warning is not None:
             job.warned.add(warning)
         self._outbox.add(Persist(standing(job).view, job.promise, warning[0] if warning is not None else ""))
@@ -246,7 +247,7 @@ class Lifecycle:
 
     def mend(self, grace_s: float, now: float) -> None:
         """Makes what is derived from the latents' records anew, and ends what a defect of ours left half ended."""
-        self._dispatch.start_over()
+        self._dispatch.start_over(self._book.live.values())
         for job in list(self._book.live.values()):
             for latent in job.unfinished():
                 latent.ticket = 0

@@ -59,6 +59,12 @@ class Planner:
         plan = self.plans.get(worker.peer)
         if plan is None or plan.worker is not worker:
             plan = self.plans[worker.peer] = WorkerPlan(worker, self._worker_costs(worker), now)
+            decoding = (latent for latent in worker.held.values() if latent.stage is Stage.DECODING)
+            plan.position.decoding = [
+                self.task(plan, latent, promised=False)
+                for latent in decoding
+                if plan.costs.of(latent.job.key) is not None
+            ]
         plan.advance(now)
         return plan
 
@@ -169,7 +175,7 @@ class Planner:
         """The plan's line with these latents in it, without its fillers if need be; None if a promise would break."""
         names = {latent.id for latent in latents}
         line = [task for task in plan.position.order if task.latent.id not in names]
-        if not plan.has_space(sum(latent.worker is None for latent in latents)):
+        if not plan.has_space(sum(plan.worker.peer not in (latent.worker, latent.planned) for latent in latents)):
             return None
         tasks = tuple(self.task(plan, latent, promised) for latent in latents)
         bare = sorted((*(task for task in line if task.promised), *tasks), key=place)

@@ -8,7 +8,7 @@
    `prepare`, before it is asked. The others inherit from `Unplanned`.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -67,6 +67,9 @@ class Policy(Protocol):
     def lose(self, worker: Worker) -> None:
         """The worker is gone."""
 
+    def start_over(self, jobs: Iterable[Job]) -> None:
+        """After a defect: these are the unfinished jobs, and all that was derived from them is void."""
+
     def finish(self, job: Job) -> float | None:
         """When the job will be finished (Unix seconds), if that is planned."""
 
@@ -89,6 +92,9 @@ class Unplanned:
 
     def lose(self, worker: Worker) -> None:
         """It had no plan."""
+
+    def start_over(self, jobs: Iterable[Job]) -> None:
+        """Nothing was derived."""
 
     def finish(self, job: Job) -> float | None:  # noqa: ARG002 - the protocol's
         """Nothing is planned."""

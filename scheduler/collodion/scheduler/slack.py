@@ -7,8 +7,8 @@
 5. What was not promised when it came, and may still be on time, is offered again when a line gets shorter.
 """
 
-from collections import deque
-from collections.abc import Collection, Sequence
+from collections import Counter, deque
+from collections.abc import Collection, Iterable, Sequence
 
 from collodion.scheduler.backlog import Backlog
 from collodion.scheduler.fillers import Fillers
@@ -19,10 +19,11 @@ from collodion.scheduler.planning import NEVER, Task
 from collodion.scheduler.plans import TRANSIT_S, WorkerPlan
 from collodion.scheduler.policy import Choice, Situation
 from collodion.scheduler.shares import Shares
+from collodion.scheduler.transitions import JOB_ENDS
 from collodion.wire.jobs import JobState, LatentId, Stage
 
 _LINES_TRIED = 2  # other lines that an idle worker looks into
-_LINE = 48  # latents of a line that the worker is told of
+_LINE = 48  # latents of a line that the worker is told of, and of each batch key at least a window
 _HOPEFULS = 64  # jobs that are offered again; the newest have the best prospects
 _OFFERED_AGAIN = 3  # of them each time
 
@@ -50,7 +51,8 @@ class Slack:
         """By what its tenant has had of what promises leave, then age; it keeps the one that it has."""
         if latent.rank[1]:
             return latent.rank
-        tag = self._shares.tag(latent.job.spec.tenant, latent.evaluations_left / latent.job.weight)
+        work = 0.0 if latent.job.promised else latent.evaluations_left / latent.job.weight
+        tag = self._shares.tag(latent.job.spec.tenant, work)
         return tag, latent.id.job, latent.id.image
 
     def concerns(self, worker: Worker, latent: Latent) -> bool:
@@ -79,8 +81,12 @@ class Slack:
         room = worker.room
         running: list[Latent] = []
         caps: list[int] = []
-        for task in plan.line()[:_LINE]:
+        told: Counter[str] = Counter()
+        for task in plan.line():
             latent = task.latent
+            if len(running) >= _LINE and told[task.key] >= plan.cap(task):
+                continue  # it is not among the first of its key, so nobody leads a window with it for long
+            told[task.key] += 1
             if not latent.runnable or not latent.job.acknowledged:
                 continue
             if latent.worker != worker.peer:
@@ -122,6 +128,17 @@ class Slack:
         self.planner.lose(worker)
         self._disturbed.pop(worker.peer, None)
         self._shortened.pop(worker.peer, None)
+
+    def start_over(self, jobs: Iterable[Job]) -> None:
+        """Makes all plans anew, after a defect: what was promised is promised again, if it can be."""
+        self.planner.plans.clear()
+        for known in (self._disturbed, self._shortened, self._orphans, self._moved, self._hopefuls):
+            known.clear()
+        for job in jobs:
+            for latent in job.latents:
+                latent.planned = None
+            if job.promised:
+                self._orphans[job.id] = job
 
     def hope(self, job: Job) -> None:
         """The job may be promised later."""
@@ -205,7 +222,7 @@ class Slack:
         return self.planner.commit(trials)
 
     def _has_hope(self, job: Job, now: float) -> bool:
-        if job.promised or job.deadline is None or all(latent.ended for latent in job.latents):
+        if job.promised or job.deadline is None or job.state in (JobState.PARKED, *JOB_ENDS):
             return False
         return job.deadline > now
 

@@ -8,10 +8,14 @@ from hypothesis import strategies as st
 from scheduler_audit import audit
 from scheduler_world import World, spec
 
+from collodion.scheduler.admission import Admission
 from collodion.scheduler.dispatch import Dispatch
 from collodion.scheduler.events import Command, Event
 from collodion.scheduler.lifecycle import Lifecycle
+from collodion.scheduler.planner import Planner
+from collodion.scheduler.plans import WorkerPlan
 from collodion.scheduler.prediction import Prediction
+from collodion.scheduler.slack import Slack
 from collodion.scheduler.watchers import Watchers
 from collodion.wire.jobs import JobState, Reason
 
@@ -48,6 +52,13 @@ PLACES = [
     (Dispatch, "_share_out"),
     (Dispatch, "withdraw"),
     (Dispatch, "enqueue"),
+    (Admission, "judge"),
+    (Planner, "trials"),
+    (Planner, "commit"),
+    (Planner, "lose"),
+    (WorkerPlan, "adopt"),
+    (WorkerPlan, "advance"),
+    (Slack, "promise"),
 ]
 
 
