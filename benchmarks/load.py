@@ -9,6 +9,8 @@ import argparse
 import dataclasses
 import json
 import math
+import signal
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser(__doc__ or "").parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="load") as folder:
         bench = bench_of(arguments, Path(folder))
-        runs = _run(bench, arguments.replay)
+        runs = run_all(bench, arguments.replay)
     _print(runs)
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(_document(arguments, runs), indent=1) + "\n")
@@ -38,15 +40,21 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"\n{plot(rows_of(runs), arguments.plot)}")
 
 
-def _run(bench: Bench, replays: bool) -> list[Run]:
+def run_all(bench: Bench, replays: bool) -> list[Run]:
+    """All runs; of a study that is interrupted those that were done."""
     quieten()  # the scheduler's log of a replay is of no use
     turns = bench.turns
     runs: list[Run] = []
     with Servers() as servers, Live(sum(len(bench.instance(each.cell, each.seed).requests) for each in turns)) as live:
-        bench.start(servers)
-        for turn in turns:
-            live.begin(turn)
-            runs += bench.run(turn, servers.by_label[turn.label], replays, live.take)
+        try:
+            bench.start(servers)
+            for turn in turns:
+                live.begin(turn)
+                runs += bench.run(turn, servers.by_label[turn.label], replays, live.take)
+        except KeyboardInterrupt:
+            if not runs:
+                raise
+            print(f"\nload: interrupted; {len(runs)} runs were done", file=sys.stderr)
     return runs
 
 
@@ -91,4 +99,5 @@ def _is_plain(value: object) -> bool:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # servers are stopped whoever ends it
     main()
