@@ -4,7 +4,8 @@
 2. A filler is a latent without a promise (fillers.py).
 3. When something leaves a line, its promises are checked; if one would break, fillers go first.
 4. A worker with nothing to do takes what has not begun from the line of another, if it is finished sooner here.
-5. What was not promised when it came, and may still be on time, is offered again when a line gets shorter.
+5. What was not promised when it came is offered again when a line gets shorter, while most of its time is left: those worth most for their
+   device time first.
 """
 
 from collections import Counter, deque
@@ -24,6 +25,7 @@ from collodion.wire.jobs import JobState, LatentId, Stage
 
 _LINES_TRIED = 2  # other lines that an idle worker looks into
 _LINE = 48  # latents of a line that the worker is told of, and of each batch key at least a window
+_FRESH = 0.9  # of its time has to be left: one promised late needs smaller step batches, at the cost of those that come
 _HOPEFULS = 64  # jobs that are offered again; the newest have the best prospects
 _OFFERED_AGAIN = 3  # of them each time
 
@@ -193,7 +195,7 @@ class Slack:
     def _offer_again(self, now: float) -> list[Worker]:
         hopeful = [job for job in self._hopefuls if self._has_hope(job, now)]
         self._hopefuls = deque(hopeful, maxlen=_HOPEFULS)
-        hopeful.sort(key=lambda job: (job.created - now) / ((job.deadline or NEVER) - job.created))
+        hopeful.sort(key=lambda job: job.weight / (job.work_s or 1.0))
         concerned: list[Worker] = []
         for job in hopeful[-_OFFERED_AGAIN:][::-1]:
             if self.may_promise(job, now):
@@ -224,7 +226,7 @@ class Slack:
     def _has_hope(self, job: Job, now: float) -> bool:
         if job.promised or job.deadline is None or job.state in (JobState.PARKED, *JOB_ENDS):
             return False
-        return job.deadline > now
+        return job.deadline - now > _FRESH * (job.deadline - job.created)
 
     def _steal(self, plan: WorkerPlan, now: float) -> None:
         """Takes one latent that has not begun from the longest other line, if it is finished sooner here."""
