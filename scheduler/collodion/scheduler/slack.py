@@ -16,7 +16,7 @@ from collodion.scheduler.fillers import Fillers
 from collodion.scheduler.fleet import Worker
 from collodion.scheduler.job import Job, Latent, Promise, Rank
 from collodion.scheduler.planner import Planner, Trial
-from collodion.scheduler.planning import NEVER, Task
+from collodion.scheduler.planning import Task
 from collodion.scheduler.plans import TRANSIT_S, WorkerPlan
 from collodion.scheduler.policy import Choice, Situation
 from collodion.scheduler.shares import Shares
