@@ -147,6 +147,10 @@ class Admission:
         assert job.deadline is not None
         if self._planner.alone_s(job.spec.parameters) is None:
             return self._first_of_its_key(job)
+        if not self._policy.may_promise(job, now):
+            return Verdict(
+                job, Reason.DEADLINE_INFEASIBLE, "others ask too, and its tenant has had its share", _PIONEER_S
+            )
         self._planner.searches_wide = False  # as it will not, when the offer is taken up
         finish = None if self._hurries else self._earliest(job, now)
         if finish is None:

@@ -101,7 +101,7 @@ class Dispatch:
         while self._concerned or self._arrived:
             while self._concerned:
                 _, worker = self._concerned.popitem()
-                if worker.peer in self._fleet.workers:
+                if self._fleet.workers.get(worker.peer) is worker:
                     self._decide(worker, now, _UNSHARED)
             if self._arrived:
                 (model, key), _ = self._arrived.popitem()

@@ -5,7 +5,8 @@
 2. Who waited longer than the patience goes before everything that can spare it, even then. So nothing starves while there is time to
    spare. Where nothing is promised only so few of them run then that an evaluation stays short.
 3. The least rank first. One whose batch key is another than the leader's is put in line too, and leads when those before it are done.
-4. A latent whose costs are unknown can be in no plan. It runs blind, when the line is empty, and its costs are learned.
+4. A latent whose costs are unknown can be in no plan. It runs blind, when the line is empty, and its costs are learned; while the line
+   is never empty it waits, whatever its patience.
 """
 
 from collodion.scheduler.backlog import Backlog
@@ -61,6 +62,20 @@ class Fillers:
                 plan.full = True
                 break
         return max(impatient, now + _AGAIN_S) if plan.full else None
+
+    def hurry(self, plan: WorkerPlan, now: float) -> None:
+        """Puts a filler of the line whose patience has ended before all that can spare it."""
+        if not plan.keeps_promises:
+            return
+        for task in plan.position.order:
+            if not (task.promised or task.squeezed_in) and now >= task.latent.job.created + self._patience_s:
+                task.squeezed_in = True
+                line = sorted(plan.position.order, key=place)
+                if (play := plan.predicted(line)) is not None:
+                    plan.adopt(play, line)
+                else:
+                    task.squeezed_in = False
+                return
 
     def blind(self, plan: WorkerPlan, first: Latent, takes: int) -> list[Latent]:
         """What runs while the line is empty and what `first` costs is unknown."""

@@ -238,6 +238,8 @@ class Lifecycle:
     def _close(self, job: Job, now: float) -> None:
         last = standing(job, ended=now)
         self._book.close(job, last)
+        for peer, call in job.answers_due:
+            self._outbox.add(TellFrontend(peer, JobAnswer(call, last.view)))
         self._outbox.add(Persist(last.view, job.promise))
         self._watchers.end(job.id, last, now)
         _log.info(

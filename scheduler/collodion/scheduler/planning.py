@@ -48,8 +48,8 @@ class Task:
 class KeyCosts:
     """What a batch key costs on one worker, in seconds: `step` by rows, `encode` by jobs, `decode` by latents, entry 0 being 0.
 
-    `best_rows` is how many rows a step batch needs for (nearly) the most rows a second; `margin` is the relative error that
-    predictions carry.
+    `best_rows` is how many rows a step batch needs for (nearly) the most rows a second; `most` is how many latents it may have;
+    `margin` is the relative error that predictions carry.
     """
 
     step: tuple[float, ...]
@@ -58,10 +58,11 @@ class KeyCosts:
     store: float
     margin: float
     best_rows: int
+    most: int
 
     def cap(self, rows: int) -> int:
         """How many latents of so many rows the step batch has at most."""
-        return max(1, self.best_rows // rows)
+        return max(1, min(self.most, self.best_rows // rows))
 
     def gentle(self, rows: int) -> int:
         """How many latents of so many rows can be stepped in little more than the time that one takes."""
@@ -242,7 +243,7 @@ class Play:
         window = self._windows.get(leader.key) or self._open(leader.key)
         costs = window.costs
         said = leader.cap if self._kept else self._cap(leader, window) if self._by_due else 0
-        cap = said or costs.best_rows // leader.rows or 1
+        cap = said or costs.cap(leader.rows)
         if window.size != cap:
             self._resize(window, cap)
         more = self._encode(window) if window.fresh else False

@@ -76,6 +76,7 @@ class WorkerCosts:
             store=model.seconds(device, STORE, key, 1) or 0.0,
             margin=model.margin(device, key),
             best_rows=most if self._full_batches else best_rows(step, most),
+            most=worker.cap,
         )
 
 
@@ -170,7 +171,7 @@ class WorkerPlan:
                 self.adopt(play, self.position.order)
         if self.spare_s < 0.0 and self.position.order:
             leader = self.position.order[0]
-            cap, leader.cap = leader.cap, max(1, self._under_way)
+            cap, leader.cap = leader.cap, max(1, min(self._under_way, self.costs[leader.key].cap(leader.rows)))
             if (play := self.predicted(self.position.order)) is not None:
                 self.adopt(play, self.position.order)
             else:
@@ -191,7 +192,10 @@ class WorkerPlan:
     def forget(self, latent: Latent) -> bool:
         """The latent is no longer this worker's; whether others' predictions may be other ones without it."""
         self._aside.pop(latent.id, None)
-        if not any(name.job == latent.id.job and name != latent.id for name in self.worker.held):
+        kept = latent.job.state is JobState.PARKED or any(
+            name.job == latent.id.job and name != latent.id for name in self.worker.held
+        )
+        if not kept:
             self.position.encoded.discard(latent.id.job)  # the worker forgets it with the last of the job's latents
         task = self.tasks.pop(latent.id, None)
         if task is None:

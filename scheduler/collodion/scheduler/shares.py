@@ -96,5 +96,5 @@ class Shares:
         for name, tenant in list(self._tenants.items()):
             tenant.asked_s *= factor
             tenant.promised_s *= factor
-            if tenant.asked_s < _FORGOTTEN_S and tenant.tag <= self._virtual:
+            if tenant.asked_s < _FORGOTTEN_S:
                 del self._tenants[name]

@@ -73,11 +73,12 @@ class Slack:
         now = situation.now
         plan = self.planner.plan(worker, now)
         self._check(plan)
+        self.fillers.hurry(plan, now)
         takes = min(worker.room - plan.coming, share)
         first = self.fillers.first(worker, takes)
         wake = self.fillers.join(plan, first, takes, now) if first is not None else None
         if not plan.position.order:
-            if first is not None and plan.costs.of(first.key) is None:
+            if first is not None and plan.costs.of(first.key) is None and not plan.tasks:
                 return Choice(tuple(self.fillers.blind(plan, first, takes)))
             self._steal(plan, now)
         room = worker.room

@@ -69,7 +69,9 @@ def _costs(draw: st.DrawFn) -> KeyCosts:
     step = (0.0, *(call + row * rows for rows in range(1, 2 * _MOST_ROWS + 1)))
     encode = (0.0, *(draw(st.floats(0.0, 0.02)) * size for size in range(1, 9)))
     decode = (0.0, *(draw(st.floats(0.0, 0.1)) for _ in range(8)))
-    return KeyCosts(step, encode, decode, draw(st.sampled_from([0.0, 0.01])), 0.03, draw(st.integers(1, _MOST_ROWS)))
+    return KeyCosts(
+        step, encode, decode, draw(st.sampled_from([0.0, 0.01])), 0.03, draw(st.integers(1, _MOST_ROWS)), _MOST_ROWS
+    )
 
 
 @st.composite
