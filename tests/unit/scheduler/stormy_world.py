@@ -2,11 +2,10 @@
 
 1. The workers keep to the rule exactly, and their costs are known: what is promised then has to be kept.
 2. A storm is drawn from a seed and is data, so that one that shows a defect can be shortened.
-3. After every event the core's records are audited, and every promise is noted. What excuses a broken one is noted, too: its client cancelled
-   it or hung up, or a worker died that had it in its line.
+3. After every event the core's records are audited, and every promise is noted. What excuses a broken one is noted, too: its client
+   cancelled it or hung up, or a worker died that had it in its line.
 """
 
-import dataclasses
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,12 +20,12 @@ from collodion.scheduler.job import Job
 from collodion.scheduler.slack import Slack
 from collodion.wire.jobs import DeadlinePolicy, JobSpec
 from collodion.wire.to_frontend import Accepted, Ended, JobAnswer, JobEvent, JobView, Refused, Warned
-from collodion.wire.to_scheduler import CancelJob, FrontendBeat, LeaveJob, SubmitJob, WatchJob, WorkerReport
+from collodion.wire.to_scheduler import CancelJob, FrontendBeat, LeaveJob, SubmitJob, WatchJob
 from collodion.wire.to_worker import Membership
-from simulation.instance import Device, Instance, KeyCosts, Request, seconds
+from simulation.instance import Device, Instance, Request
 from simulation.models import parameters_of
-from simulation.world import ORIGIN, Conditions, World
 from simulation.worker import VirtualWorker
+from simulation.world import ORIGIN, Conditions, World
 
 _FRONTEND = b"frontend"
 _COMING_BACK, _CANCELLING = 100_000, 200_000  # numbers of calls
@@ -67,9 +66,11 @@ class Storm:
 
     @property
     def instance(self) -> Instance:
+        """As the simulator knows it."""
         return Instance(tuple(ask.request for ask in self.asks), self.devices)
 
     def config(self) -> SchedulerConfig:
+        """The scheduler's settings."""
         return SchedulerConfig(**{"tiers": ("interactive=3x@4", "standard=8x@2", "batch=none"), **self.settings})
 
 
@@ -116,10 +117,12 @@ class StormyWorld(World):
 
     @property
     def core(self) -> Core:
+        """To look at."""
         return self._core
 
     @property
     def policy(self) -> Slack:
+        """The core's."""
         policy = self._core.dispatch._policy
         assert isinstance(policy, Slack)
         return policy
@@ -130,18 +133,21 @@ class StormyWorld(World):
         getattr(self, what.what)(what.index)
 
     def cancel(self, index: int) -> None:
+        """The client cancels, if its job was not refused."""
         if job := self.fates[index].job:
             self._excuse(index, "cancelled")
             call = _CANCELLING + index
             self._handle("cancel", FrontendSaid(_FRONTEND, CancelJob(call, self._request(index).tenant, job)))
 
     def leave(self, index: int) -> None:
+        """The client hangs up, if it watches still."""
         if index in self.watching:
             self._excuse(index, "left")
             del self.watching[index]
             self._handle("leave", FrontendSaid(_FRONTEND, LeaveJob(index)))
 
     def come_back(self, index: int) -> None:
+        """A client that hung up watches again."""
         call, job = _COMING_BACK + index, self.fates[index].job
         if self.storm.asks[index].watched and job and index not in self.watching and call not in self.watching:
             self.watching[call] = job
@@ -149,6 +155,7 @@ class StormyWorld(World):
             self._handle("come_back", FrontendSaid(_FRONTEND, watch))
 
     def death(self, index: int) -> None:
+        """The worker is heard no more, and hears nothing."""
         self.dead.add(list(self._workers)[index])
         self._note_deaths()
 

@@ -3,9 +3,14 @@
 The records are audited after every event of these runs (see `stormy_world`).
 """
 
+import random
+
+import pytest
 from hypothesis import given, settings
 from storms import storms
-from stormy_world import Storm, StormyWorld, weather
+from stormy_world import Ask, Storm, StormyWorld, weather
+
+from simulation.instance import Device, KeyCosts, Request
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)
 
@@ -41,3 +46,18 @@ def test_the_same_storm_leads_to_the_same_schedule(storm: Storm) -> None:
     second.run()
     assert first.recorder.segments == second.recorder.segments
     assert first.fates == second.fates
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_twice_as_much_as_can_be_done_breaks_no_promise(seed: int) -> None:
+    """One worker that is never idle, so that every line goes on from where the last one left it."""
+    chance = random.Random(seed)
+    costs = KeyCosts((0.01,), (0.02, 0.024, 0.028, 0.034), (0.02, 0.03))
+    now, asks = 0.5, []
+    for _ in range(100):
+        now += chance.expovariate(1 / 0.05)
+        steps = chance.choice((5, 10, 20))
+        asks.append(Ask(Request(now, now + 2.0 * (0.03 + 0.02 * steps), "m/512x512", steps)))
+    world = weather(Storm((Device("d0", "kind", {"m/512x512": costs}, 4, 4, 2),), tuple(asks)))
+    assert sum(fate.promised_at is not None for fate in world.fates) > 30
+    _assert_kept(world)

@@ -19,7 +19,7 @@ quick = settings(max_examples=25, deadline=None, derandomize=True)
 
 @dataclass
 class Market:
-    """Tenants ask at a steady rate (device seconds a second), in an order that the seed shuffles; what may be promised is, while there is room."""
+    """Tenants ask at a steady rate (device seconds a second), in an order that the seed shuffles, and get what `may` and the room allow."""
 
     seed: int = 0
     now: float = 1_000.0
@@ -107,7 +107,7 @@ def test_a_flood_that_has_ceased_is_forgotten(flood: float, silence_s: float, se
     late=st.integers(0, 8),
 )
 def test_unpromised_work_of_tenants_that_always_have_some_is_served_alike(works: list[list[float]], late: int) -> None:
-    """Start-time fair queueing: two that wait all the time differ by no more than the largest work of each; who comes late is not made up for."""
+    """By start-time fair queueing two that always wait differ by no more than the largest work of each; lateness is not made up for."""
     shares = Shares()
     tenants = [f"tenant {index}" for index in range(len(works))]
     waiting: list[tuple[float, str, float]] = []
