@@ -27,9 +27,9 @@ class Membership(Message, frozen=True):
     4. Those of the window that are encoded are stepped once.
 
     With `after` it is not applied before the boundary at which that latent has so many evaluations (one more than it takes: at which
-    it is decoded), or has ended, or is not held: so both sides know which boundary it is. Memberships with `after` wait for their turn one behind the other, since each was
-    decided on the ground that the one before had its turn; where there is nothing to do the next is applied at once. One without
-    `after` replaces all that wait.
+    it is decoded), or has ended, or is not held: so both sides know which boundary it is. Memberships with `after` wait for their
+    turn one behind the other, since each was decided on the ground that the one before had its turn; where there is nothing to do
+    the next is applied at once. One without `after` replaces all that wait.
 
     So when one finishes the next in line joins by itself. An empty `caps` puts no bound but the worker's own. `parked` are
     held as they are, the most urgent first; a latent whose steps are done is decoded all the same. A held latent that is

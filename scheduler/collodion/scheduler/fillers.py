@@ -1,13 +1,16 @@
 """Fillers: what runs without a promise, in what promises leave.
 
-1. A filler joins where the step batch has room, as long as every promise still holds with it. While jobs are being turned away none joins:
-   what can be done is wanted for more promises, and the next to be promised would have to wait for the evaluation's end.
+1. A filler joins where the step batch has room, as long as every promise still holds with it. While jobs are being turned away none
+   joins (but who was promised once): what can be done is wanted for more promises, and the next to be promised would have to wait for
+   the evaluation's end.
 2. Who waited longer than the patience goes before everything that can spare it, even then. So nothing starves while there is time to
    spare. Where nothing is promised only so few of them run then that an evaluation stays short.
 3. The least rank first. One whose batch key is another than the leader's is put in line too, and leads when those before it are done.
 4. A latent whose costs are unknown can be in no plan. It runs blind, when the line is empty, and its costs are learned; while the line
    is never empty it waits, whatever its patience.
 """
+
+from collections import deque
 
 from collodion.scheduler.backlog import Backlog
 from collodion.scheduler.fleet import Worker
@@ -19,7 +22,8 @@ from collodion.scheduler.shares import Shares
 from collodion.wire.jobs import Stage
 
 _BUSY_S = 10.0
-"""So long after a job could not be promised, more of them are expected."""
+_TURNED_AWAY = 3
+"""So many jobs that could not be promised within so long, and more of them are expected."""
 
 _AGAIN_S = 1.0
 """How often it is tried to let one go before promises that waited too long."""
@@ -33,15 +37,15 @@ class Fillers:
         self._backlog = backlog
         self._shares = shares
         self._patience_s = patience_s
-        self._turned_away = -NEVER
+        self._turned_away: deque[float] = deque([-NEVER] * _TURNED_AWAY, maxlen=_TURNED_AWAY)
 
     def turn_away(self, now: float) -> None:
         """A job could not be promised."""
-        self._turned_away = now
+        self._turned_away.append(now)
 
     def busy(self, now: float) -> bool:
-        """Whether a job was turned away lately, so that more of them are expected."""
-        return now < self._turned_away + _BUSY_S
+        """Whether jobs were turned away lately, so that more of them are expected."""
+        return now < self._turned_away[0] + _BUSY_S
 
     def first(self, worker: Worker, takes: int) -> Latent | None:
         """The least rank of what the worker holds in no line, and of what waits if it may take any."""
@@ -53,8 +57,8 @@ class Fillers:
     def join(self, plan: WorkerPlan, first: Latent, takes: int, now: float) -> float | None:
         """Lets fillers into the line, `first` being the least of them; when time alone lets more of them in (Unix seconds)."""
         impatient = first.job.created + self._patience_s
-        if now < impatient and self.busy(now):
-            return min(impatient, self._turned_away + _BUSY_S)
+        if now < impatient and first.job.promise is None and self.busy(now):
+            return min(impatient, self._turned_away[0] + _BUSY_S)
         if plan.keeps_promises and now >= impatient:
             return None if self._squeeze_in(plan, first) else now + _AGAIN_S
         for latent in self._wanted(plan, first, takes, now) if not plan.full else ():
