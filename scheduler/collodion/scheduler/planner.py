@@ -9,6 +9,7 @@
    comes after: they are tried only while nobody has been turned away for a while (`searches_wide`).
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ from collodion.scheduler.plans import TRANSIT_S, WorkerCosts, WorkerPlan, place
 from collodion.wire.jobs import Parameters, Stage
 
 _WORKERS_TRIED = 3
+_PATIENT = 0.5  # of its time is all that a job takes behind everybody else
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +191,27 @@ class Planner:
             self.played += len(attempt)
             if (play := plan.predicted(attempt, batching=batching)) is not None:
                 return Trial(plan, tuple(attempt), play, tasks)
-        return None
+        return self._behind(plan, [task for task in bare if task not in tasks], tasks) if promised else None
+
+    def _behind(self, plan: WorkerPlan, line: list[Task], tasks: tuple[Task, ...]) -> Trial | None:
+        """The tasks behind all of the line, beside none of it, for jobs that have twice the time that takes.
+
+        Who joins a step batch makes it slower: where a promise in it has nothing to spare, even who has much time could not come in.
+        """
+        if not line or not tasks or tasks[0].due < line[-1].due:
+            return None
+        caps: dict[Task, int] = {}
+        behind: Counter[str] = Counter()
+        for task in reversed(line):
+            behind[task.key] += 1
+            caps[task] = min(behind[task.key], plan.costs[task.key].cap(task.rows))
+        self.played += len(line) + len(tasks)
+        play = plan.predicted([*line, *tasks], batching=Batching.AFFORDED, caps=caps)
+        if play is None:
+            return None
+        trial = Trial(plan, (*line, *tasks), play, tasks)
+        now = plan.position.time
+        return trial if trial.finish - now <= _PATIENT * (tasks[0].due - now) else None
 
     def commit(self, trials: Iterable[Trial]) -> list[Worker]:
         """Adopts the lines; the workers concerned."""

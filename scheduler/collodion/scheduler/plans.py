@@ -9,7 +9,7 @@
 
 import math
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from collodion.scheduler.cost_model import DECODE, ENCODE, STEP, STORE, CostModel
 from collodion.scheduler.fleet import Worker
@@ -130,11 +130,16 @@ class WorkerPlan:
         self._sent_to_idle = self.position.mark is None and bool(self.position.order)
 
     def predicted(
-        self, order: Sequence[Task], only_if_kept: bool = True, batching: Batching = Batching.KEPT
+        self,
+        order: Sequence[Task],
+        only_if_kept: bool = True,
+        batching: Batching = Batching.KEPT,
+        caps: Mapping[Task, int] | None = None,
     ) -> Play | None:
-        """A play of this line from the present position; None if it would break a promise."""
+        """A play of this line from the present position; None if it would break a promise. `caps` go before what is AFFORDED."""
         at = self.position
         play = self._play(Position(at.time, list(order), at.decoding, at.encoded), batching)
+        play.caps.update(caps or {})
         return play if play.to_end(only_if_kept) or not only_if_kept else None
 
     def adopt(self, play: Play, order: Sequence[Task]) -> None:
@@ -147,6 +152,15 @@ class WorkerPlan:
             task.finish = finish
         self.spare_s, self.end, self.full = play.spare_s, play.time, False
         self._predicted_at, self._drift_s = self.costs.version, 0.0
+
+    def widen(self) -> bool:
+        """Goes back to step batches as large as is best, if no promise needs smaller ones any more; whether anything changed."""
+        if not any(task.cap for task in self.position.order):
+            return False
+        play = self.predicted(self.position.order, batching=Batching.BEST)
+        if play is not None:
+            self.adopt(play, self.position.order)
+        return play is not None
 
     def refresh(self) -> None:
         """Predicts anew, whatever it says."""

@@ -163,6 +163,10 @@ class Slack:
             self._check(plan)
             concerned.append(plan.worker)
         shortened, self._shortened = self._shortened, {}
+        for plan in shortened.values():
+            plan.advance(now)
+            if plan.widen():
+                concerned.append(plan.worker)
         if shortened and self._hopefuls:
             concerned += self._offer_again(now)
         return concerned
