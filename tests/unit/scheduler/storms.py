@@ -62,7 +62,10 @@ def _fleets(draw: st.DrawFn, keys: Sequence[str], least: int, most: int) -> tupl
         encode, decode = draw(st.sampled_from((1, 2, 8))), draw(st.sampled_from((1, 2, 4)))
         resident = draw(st.sampled_from((3, 8, 256)))
         scaled = {key: each.scaled(slower) for key, each in costs.items()}
-        fleet.append(Device(f"d{index}", f"kind {slower}/{batch}", scaled, batch, encode, decode, resident))
+        # Devices of one kind are primed with what one of them can batch.
+        fleet.append(
+            Device(f"d{index}", f"kind {slower}/{batch}/{encode}/{decode}", scaled, batch, encode, decode, resident)
+        )
     return tuple(fleet)
 
 
