@@ -4,7 +4,7 @@
 2. A job that cannot be promised is, by its own wish, refused with a counter-offer, promised with fewer steps, or accepted without a
    promise. What is offered has been tried.
 3. Judging costs time, and that is bounded: each second has a budget of latents that may be played forward. Once that is spent a job is
-   tried on one worker only, and nothing is offered instead. That is as safe, and promises less.
+   tried on one worker only, and one late deadline is tried for an offer. That is as safe, and promises less.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,8 @@ _STEPS_TRIED = 6
 _PIONEER_S = 1.0
 _COSTS_UNKNOWN = "nothing can be promised: what this model costs at this size is not known yet"
 _FINISHES_TRIED = 5
-_LONGER = 1.1
+_LONGER = 1.3
+_LONGER_AT_ONCE = 2.5
 """A later deadline is offered in steps of so much: finer ones would be tried for longer, and be gone when the offer is taken up."""
 _LATER_S = 0.1
 
@@ -152,11 +153,12 @@ class Admission:
                 job, Reason.DEADLINE_INFEASIBLE, "others ask too, and its tenant has had its share", _PIONEER_S
             )
         self._planner.searches_wide = False  # as it will not, when the offer is taken up
-        finish = None if self._hurries else self._earliest(job, now)
+        finish = self._earliest(job, now)
         if finish is None:
             return Verdict(job, Reason.DEADLINE_INFEASIBLE, "it cannot be promised by its deadline", _LATER_S)
         late_s = finish - job.deadline
-        offer = CounterOffer(finish, self._most_steps(job, 1, now), self._tier(job, finish - now))
+        steps = None if self._hurries else self._most_steps(job, 1, now)
+        offer = CounterOffer(finish, steps, self._tier(job, finish - now))
         message = f"it cannot be promised by its deadline; as asked it could be done {late_s:.1f} s later"
         return Verdict(job, Reason.DEADLINE_INFEASIBLE, message, max(late_s, _LATER_S), offer)
 
@@ -167,8 +169,8 @@ class Admission:
             return None
         wait_s = max(guess, asked) - now
         try:
-            for _ in range(_FINISHES_TRIED):
-                wait_s *= _LONGER
+            for _ in range(1 if self._hurries else _FINISHES_TRIED):
+                wait_s *= _LONGER_AT_ONCE if self._hurries else _LONGER
                 job.deadline = now + wait_s
                 if self._trials(job, now) is not None:
                     return job.deadline
