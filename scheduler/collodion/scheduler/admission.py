@@ -17,8 +17,8 @@ from collodion.scheduler.slack import Slack
 from collodion.wire.jobs import DeadlinePolicy, Reason
 from collodion.wire.to_frontend import CounterOffer, TierInfo
 
-_BUDGET = 20_000
-"""Latents that may be played forward in a second before judging gets cheaper: about 0.2 s of it."""
+_BUDGET = 10_000
+"""Latents that may be played forward in a second before judging gets cheaper: about 0.1 s of it."""
 _STRETCH = 3_000
 """Latents played forward at a stretch, before the messages of others are looked at: some 20 ms."""
 _STEPS_TRIED = 6
