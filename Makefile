@@ -4,6 +4,9 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
+# The yardstick's solver. Without its dependencies: it pins a protobuf older than gRPC's packages take, and the solver that we use
+# imports none; what it does import is among ours.
+ORTOOLS := ortools>=9.15,<9.16
 PROMPT ?= a large red circle on a blue background
 PYTEST_ARGS ?=
 
@@ -26,6 +29,7 @@ $(VENV)/.installed: pyproject.toml
 	@echo "Installing into $(VENV) (a minute or two, once) …"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) "$(TORCH)" --editable ".[dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps "$(ORTOOLS)"
 	@touch $@
 
 demo: install ## Draw PROMPT through the whole stack, save the picture, print its path
