@@ -121,8 +121,8 @@ ONCE_BROKEN = {
     ),
     "one leaves, and another moves up and is decoded first": Storm(
         (_device(2, 8, 4, KeyCosts((0.0173, 0.0315, 0.0445), (0.05, 0.05), (0.0838, 0.1535, 0.2005))),),
-        (_ask(1.4138, 1.6263, 25), _ask(1.4138, 4.2021, 40), _ask(1.4138, 5.0, 10)),
-        (Happening(2.2423, "cancel", 1),),
+        (_ask(1.0, 1.4, 25), _ask(1.01, 4.2, 40), _ask(1.02, 5.0, 4)),
+        (Happening(1.9, "cancel", 1),),
     ),
 }
 
