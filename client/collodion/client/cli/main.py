@@ -3,6 +3,7 @@
 import argparse
 import io
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -57,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a prompt may hold what the terminal cannot show
     arguments = parser().parse_args(argv)
+    # A shell that starts us in the background has Ctrl-C ignored; one that is sent on purpose is meant.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         _COMMANDS[arguments.command](arguments)
         sys.stdout.flush()  # here, where a reader that has left is still caught
