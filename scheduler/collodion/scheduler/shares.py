@@ -1,6 +1,7 @@
 """Fairness between tenants: who may be promised more, and whose turn it is in what promises leave.
 
-1. Service is counted in device seconds in the best of company, so that models and sizes compare.
+1. What is asked and promised is counted in device seconds in the best of company, so that models and sizes compare; what runs without a
+   promise in evaluations over the tier's weight.
 2. While several ask, what can be promised is divided max-min fair: who asks for less than an equal share gets it, the rest is divided
    among those who ask for more. A tenant that floods (asks for much more than that, and than most) is promised no more than that. What can
    be promised is, while jobs are turned away for want of room, what was promised lately; otherwise all that the workers can do.
