@@ -64,7 +64,9 @@ class _PromptSyntaxEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._E
     PROMPT_SYNTAX_PLAIN: _PromptSyntax.ValueType  # 1
     """Every character stands for itself."""
     PROMPT_SYNTAX_WEIGHTED: _PromptSyntax.ValueType  # 2
-    """`(word:1.3)`, `<lora:name:0.8>`, embeddings by name. Not implemented yet: UNIMPLEMENTED."""
+    """`(word:1.3)`, `(word)`, `[word]`, `<lora:name:0.8>`, embeddings by their names, and prompts of any length, as in other web interfaces for Stable
+    Diffusion. Models say by `weighted_prompts` whether they take it.
+    """
 
 class PromptSyntax(_PromptSyntax, metaclass=_PromptSyntaxEnumTypeWrapper):
     """How weights and names inside a prompt are read."""
@@ -74,7 +76,9 @@ PROMPT_SYNTAX_UNSPECIFIED: PromptSyntax.ValueType  # 0
 PROMPT_SYNTAX_PLAIN: PromptSyntax.ValueType  # 1
 """Every character stands for itself."""
 PROMPT_SYNTAX_WEIGHTED: PromptSyntax.ValueType  # 2
-"""`(word:1.3)`, `<lora:name:0.8>`, embeddings by name. Not implemented yet: UNIMPLEMENTED."""
+"""`(word:1.3)`, `(word)`, `[word]`, `<lora:name:0.8>`, embeddings by their names, and prompts of any length, as in other web interfaces for Stable
+Diffusion. Models say by `weighted_prompts` whether they take it.
+"""
 Global___PromptSyntax: typing_extensions.TypeAlias = PromptSyntax
 
 class _DeadlinePolicy:
@@ -221,14 +225,14 @@ Global___Stage: typing_extensions.TypeAlias = Stage
 
 @typing.final
 class Lora(google.protobuf.message.Message):
-    """A low-rank adapter and its strength. Not implemented yet: a request that names one is answered UNIMPLEMENTED."""
+    """An adapter and its strength."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     NAME_FIELD_NUMBER: builtins.int
     SCALE_FIELD_NUMBER: builtins.int
     name: builtins.str
-    """The adapter's name in the server's registry. Required."""
+    """The adapter's name, as ModelService.ListAdapters gives it. Required."""
     scale: builtins.float
     """Factor on the adapter's contribution, -4 to 4. Default 1."""
     def __init__(
@@ -268,6 +272,8 @@ class Parameters(google.protobuf.message.Message):
     STRENGTH_FIELD_NUMBER: builtins.int
     OUTPUT_FORMAT_FIELD_NUMBER: builtins.int
     QUALITY_FIELD_NUMBER: builtins.int
+    INIT_IMAGE_SHA256_FIELD_NUMBER: builtins.int
+    MASK_IMAGE_SHA256_FIELD_NUMBER: builtins.int
     model: builtins.str
     """Name of the model, as ModelService.ListModels gives it. Default: the server's default model."""
     prompt: builtins.str
@@ -295,18 +301,26 @@ class Parameters(google.protobuf.message.Message):
     prompt_syntax: Global___PromptSyntax.ValueType
     """How the prompts are read. Default plain."""
     init_image: builtins.bytes
-    """Encoded picture (PNG, JPEG, WebP) to start from, at most 16 MiB. Not implemented yet."""
+    """Encoded picture (PNG, JPEG, WebP) to start from, at most 16 MiB and 32 megapixels. It is turned as its EXIF data says, laid on white where it is
+    transparent, and resized to `width` and `height`. Left out where the server echoes parameters: `init_image_sha256` stands for it.
+    """
     mask_image: builtins.bytes
-    """Encoded picture, white where `init_image` is to be redrawn. Needs `init_image`. Not implemented yet."""
+    """Encoded picture, white where `init_image` is to be redrawn and black where it is to stay. Needs `init_image`. Bounds and echo as there."""
     strength: builtins.float
-    """How far to depart from `init_image`, 0 (not at all) to 1. Needs `init_image`. Default 0.8. Not implemented yet."""
+    """How far to depart from `init_image`, more than 0 to 1: of the steps, so large a part is run, and at least one has to be. Needs
+    `init_image`. Default 0.8.
+    """
     output_format: Global___OutputFormat.ValueType
     """How pictures are stored. Default PNG."""
     quality: builtins.int
     """1 to 100, for JPEG and WebP. Default 90."""
+    init_image_sha256: builtins.str
+    """SHA-256 of the upload that the server keeps for `init_image`, lower-case hexadecimal. Set by the server only."""
+    mask_image_sha256: builtins.str
+    """As `init_image_sha256`, for `mask_image`."""
     @property
     def loras(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Lora]:
-        """Low-rank adapters. At most 8. Not implemented yet."""
+        """Adapters, each at most once, those that the prompt names included. At most 8."""
 
     def __init__(
         self,
@@ -328,9 +342,11 @@ class Parameters(google.protobuf.message.Message):
         strength: builtins.float | None = ...,
         output_format: Global___OutputFormat.ValueType = ...,
         quality: builtins.int = ...,
+        init_image_sha256: builtins.str = ...,
+        mask_image_sha256: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_guidance_scale", b"_guidance_scale", "_seed", b"_seed", "_strength", b"_strength", "guidance_scale", b"guidance_scale", "seed", b"seed", "strength", b"strength"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_guidance_scale", b"_guidance_scale", "_seed", b"_seed", "_strength", b"_strength", "guidance_scale", b"guidance_scale", "height", b"height", "images", b"images", "init_image", b"init_image", "loras", b"loras", "mask_image", b"mask_image", "model", b"model", "negative_prompt", b"negative_prompt", "output_format", b"output_format", "prompt", b"prompt", "prompt_syntax", b"prompt_syntax", "quality", b"quality", "sampler", b"sampler", "seed", b"seed", "steps", b"steps", "strength", b"strength", "width", b"width"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_guidance_scale", b"_guidance_scale", "_seed", b"_seed", "_strength", b"_strength", "guidance_scale", b"guidance_scale", "height", b"height", "images", b"images", "init_image", b"init_image", "init_image_sha256", b"init_image_sha256", "loras", b"loras", "mask_image", b"mask_image", "mask_image_sha256", b"mask_image_sha256", "model", b"model", "negative_prompt", b"negative_prompt", "output_format", b"output_format", "prompt", b"prompt", "prompt_syntax", b"prompt_syntax", "quality", b"quality", "sampler", b"sampler", "seed", b"seed", "steps", b"steps", "strength", b"strength", "width", b"width"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_guidance_scale", b"_guidance_scale"]) -> typing.Literal["guidance_scale"] | None: ...
     @typing.overload

@@ -7,6 +7,7 @@ import builtins
 import collections.abc
 import google.protobuf.descriptor
 import google.protobuf.internal.containers
+import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
 import sys
 import typing
@@ -17,6 +18,104 @@ else:
     import typing_extensions
 
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
+
+class _Residency:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _ResidencyEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_Residency.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    RESIDENCY_UNSPECIFIED: _Residency.ValueType  # 0
+    """Never sent by the server."""
+    RESIDENCY_RESIDENT: _Residency.ValueType  # 1
+    """In the memory of at least one device: a request begins at once."""
+    RESIDENCY_LOADING: _Residency.ValueType  # 2
+    """On its way there."""
+    RESIDENCY_ON_DISK: _Residency.ValueType  # 3
+    """A request loads it first."""
+    RESIDENCY_FAILED: _Residency.ValueType  # 4
+    """It could not be loaded; LoadModel tries again."""
+
+class Residency(_Residency, metaclass=_ResidencyEnumTypeWrapper):
+    """Where a model is."""
+
+RESIDENCY_UNSPECIFIED: Residency.ValueType  # 0
+"""Never sent by the server."""
+RESIDENCY_RESIDENT: Residency.ValueType  # 1
+"""In the memory of at least one device: a request begins at once."""
+RESIDENCY_LOADING: Residency.ValueType  # 2
+"""On its way there."""
+RESIDENCY_ON_DISK: Residency.ValueType  # 3
+"""A request loads it first."""
+RESIDENCY_FAILED: Residency.ValueType  # 4
+"""It could not be loaded; LoadModel tries again."""
+Global___Residency: typing_extensions.TypeAlias = Residency
+
+class _AdapterKind:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _AdapterKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_AdapterKind.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    ADAPTER_KIND_UNSPECIFIED: _AdapterKind.ValueType  # 0
+    """Never sent by the server."""
+    ADAPTER_KIND_LOW_RANK: _AdapterKind.ValueType  # 1
+    """A sum of low-rank products (LoRA, LoCon): images with different ones share model calls."""
+    ADAPTER_KIND_WHOLE: _AdapterKind.ValueType  # 2
+    """Changes of whole matrices (LoHa, LoKr): images share model calls only with those that have the same."""
+    ADAPTER_KIND_EMBEDDING: _AdapterKind.ValueType  # 3
+    """A textual-inversion embedding: a word for prompts of the syntax WEIGHTED."""
+
+class AdapterKind(_AdapterKind, metaclass=_AdapterKindEnumTypeWrapper):
+    """What an adapter's file holds."""
+
+ADAPTER_KIND_UNSPECIFIED: AdapterKind.ValueType  # 0
+"""Never sent by the server."""
+ADAPTER_KIND_LOW_RANK: AdapterKind.ValueType  # 1
+"""A sum of low-rank products (LoRA, LoCon): images with different ones share model calls."""
+ADAPTER_KIND_WHOLE: AdapterKind.ValueType  # 2
+"""Changes of whole matrices (LoHa, LoKr): images share model calls only with those that have the same."""
+ADAPTER_KIND_EMBEDDING: AdapterKind.ValueType  # 3
+"""A textual-inversion embedding: a word for prompts of the syntax WEIGHTED."""
+Global___AdapterKind: typing_extensions.TypeAlias = AdapterKind
+
+@typing.final
+class ModelStatus(google.protobuf.message.Message):
+    """Where a model is, and what it takes to have it there."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RESIDENCY_FIELD_NUMBER: builtins.int
+    SIZE_BYTES_FIELD_NUMBER: builtins.int
+    PROGRESS_FIELD_NUMBER: builtins.int
+    FAILURE_FIELD_NUMBER: builtins.int
+    PINNED_FIELD_NUMBER: builtins.int
+    LOAD_SECONDS_FIELD_NUMBER: builtins.int
+    residency: Global___Residency.ValueType
+    """Where it is."""
+    size_bytes: builtins.int
+    """Bytes of a device's memory that its weights take."""
+    progress: builtins.float
+    """Of its loading, 0 to 1."""
+    failure: builtins.str
+    """For a person: why it could not be loaded."""
+    pinned: builtins.bool
+    """Whether it stays in memory until UnloadModel."""
+    load_seconds: builtins.float
+    """Seconds that loading it takes. 0: not known."""
+    def __init__(
+        self,
+        *,
+        residency: Global___Residency.ValueType = ...,
+        size_bytes: builtins.int = ...,
+        progress: builtins.float = ...,
+        failure: builtins.str = ...,
+        pinned: builtins.bool = ...,
+        load_seconds: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["failure", b"failure", "load_seconds", b"load_seconds", "pinned", b"pinned", "progress", b"progress", "residency", b"residency", "size_bytes", b"size_bytes"]) -> None: ...
+
+Global___ModelStatus: typing_extensions.TypeAlias = ModelStatus
 
 @typing.final
 class RefusedSampler(google.protobuf.message.Message):
@@ -64,6 +163,12 @@ class Model(google.protobuf.message.Message):
     WORKERS_FIELD_NUMBER: builtins.int
     DTYPE_FIELD_NUMBER: builtins.int
     LICENSE_FIELD_NUMBER: builtins.int
+    STATUS_FIELD_NUMBER: builtins.int
+    BASE_FIELD_NUMBER: builtins.int
+    INIT_IMAGES_FIELD_NUMBER: builtins.int
+    MASKS_FIELD_NUMBER: builtins.int
+    LORAS_FIELD_NUMBER: builtins.int
+    WEIGHTED_PROMPTS_FIELD_NUMBER: builtins.int
     name: builtins.str
     """The name to ask for."""
     family: builtins.str
@@ -96,6 +201,16 @@ class Model(google.protobuf.message.Message):
     """For example float32."""
     license: builtins.str
     """SPDX name, if it says."""
+    base: builtins.str
+    """The architecture that its adapters have to be made for, for example sdxl. Empty: it has no name."""
+    init_images: builtins.bool
+    """Whether a request may have an `init_image`."""
+    masks: builtins.bool
+    """Whether a request may have a `mask_image`."""
+    loras: builtins.bool
+    """Whether a request may have `loras`."""
+    weighted_prompts: builtins.bool
+    """Whether a request may have the prompt syntax WEIGHTED."""
     @property
     def samplers(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """The samplers it can use."""
@@ -103,6 +218,10 @@ class Model(google.protobuf.message.Message):
     @property
     def refused_samplers(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___RefusedSampler]:
         """The samplers it cannot use, with the reason."""
+
+    @property
+    def status(self) -> Global___ModelStatus:
+        """Where it is."""
 
     def __init__(
         self,
@@ -125,8 +244,15 @@ class Model(google.protobuf.message.Message):
         workers: builtins.int = ...,
         dtype: builtins.str = ...,
         license: builtins.str = ...,
+        status: Global___ModelStatus | None = ...,
+        base: builtins.str = ...,
+        init_images: builtins.bool = ...,
+        masks: builtins.bool = ...,
+        loras: builtins.bool = ...,
+        weighted_prompts: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["default_guidance_scale", b"default_guidance_scale", "default_sampler", b"default_sampler", "default_steps", b"default_steps", "dtype", b"dtype", "family", b"family", "is_default", b"is_default", "license", b"license", "max_prompt_tokens", b"max_prompt_tokens", "max_size", b"max_size", "max_steps", b"max_steps", "min_size", b"min_size", "name", b"name", "native_height", b"native_height", "native_width", b"native_width", "refused_samplers", b"refused_samplers", "samplers", b"samplers", "size_multiple", b"size_multiple", "workers", b"workers"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["status", b"status"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["base", b"base", "default_guidance_scale", b"default_guidance_scale", "default_sampler", b"default_sampler", "default_steps", b"default_steps", "dtype", b"dtype", "family", b"family", "init_images", b"init_images", "is_default", b"is_default", "license", b"license", "loras", b"loras", "masks", b"masks", "max_prompt_tokens", b"max_prompt_tokens", "max_size", b"max_size", "max_steps", b"max_steps", "min_size", b"min_size", "name", b"name", "native_height", b"native_height", "native_width", b"native_width", "refused_samplers", b"refused_samplers", "samplers", b"samplers", "size_multiple", b"size_multiple", "status", b"status", "weighted_prompts", b"weighted_prompts", "workers", b"workers"]) -> None: ...
 
 Global___Model: typing_extensions.TypeAlias = Model
 
@@ -278,3 +404,65 @@ class UnloadModelResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["model", b"model"]) -> None: ...
 
 Global___UnloadModelResponse: typing_extensions.TypeAlias = UnloadModelResponse
+
+@typing.final
+class Adapter(google.protobuf.message.Message):
+    """One adapter."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    KIND_FIELD_NUMBER: builtins.int
+    BASE_FIELD_NUMBER: builtins.int
+    SIZE_BYTES_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """The name to ask for."""
+    kind: Global___AdapterKind.ValueType
+    """What it is."""
+    base: builtins.str
+    """The architecture that it was made for, as in Model.base. Empty: it cannot be told from its file."""
+    size_bytes: builtins.int
+    """Size of its file."""
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        kind: Global___AdapterKind.ValueType = ...,
+        base: builtins.str = ...,
+        size_bytes: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["base", b"base", "kind", b"kind", "name", b"name", "size_bytes", b"size_bytes"]) -> None: ...
+
+Global___Adapter: typing_extensions.TypeAlias = Adapter
+
+@typing.final
+class ListAdaptersRequest(google.protobuf.message.Message):
+    """See ModelService.ListAdapters."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+Global___ListAdaptersRequest: typing_extensions.TypeAlias = ListAdaptersRequest
+
+@typing.final
+class ListAdaptersResponse(google.protobuf.message.Message):
+    """See ModelService.ListAdapters."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ADAPTERS_FIELD_NUMBER: builtins.int
+    @property
+    def adapters(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Adapter]:
+        """By name."""
+
+    def __init__(
+        self,
+        *,
+        adapters: collections.abc.Iterable[Global___Adapter] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["adapters", b"adapters"]) -> None: ...
+
+Global___ListAdaptersResponse: typing_extensions.TypeAlias = ListAdaptersResponse

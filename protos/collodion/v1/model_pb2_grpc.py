@@ -55,6 +55,11 @@ class ModelServiceStub(object):
                 request_serializer=collodion_dot_v1_dot_model__pb2.UnloadModelRequest.SerializeToString,
                 response_deserializer=collodion_dot_v1_dot_model__pb2.UnloadModelResponse.FromString,
                 _registered_method=True)
+        self.ListAdapters = channel.unary_unary(
+                '/collodion.v1.ModelService/ListAdapters',
+                request_serializer=collodion_dot_v1_dot_model__pb2.ListAdaptersRequest.SerializeToString,
+                response_deserializer=collodion_dot_v1_dot_model__pb2.ListAdaptersResponse.FromString,
+                _registered_method=True)
 
 
 class ModelServiceServicer(object):
@@ -76,14 +81,23 @@ class ModelServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def LoadModel(self, request, context):
-        """Loads a model ahead of its first request. Not implemented yet: UNIMPLEMENTED.
+        """Loads a model ahead of its first request, and keeps it in memory until UnloadModel. Answers at once; `status` in ListModels tells how far it
+        is. NOT_FOUND: no such model. RESOURCE_EXHAUSTED: it does not fit the memory that models may take beside those that are pinned.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UnloadModel(self, request, context):
-        """Drops a model from the devices' memory. Not implemented yet: UNIMPLEMENTED.
+        """Drops a model from the devices' memory, once no image in the making needs it. Answers at once. A request for it loads it again.
+        NOT_FOUND: no such model.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAdapters(self, request, context):
+        """Lists the adapters that requests may name: low-rank ones (LoRA, LoCon), others (LoHa, …) and textual-inversion embeddings, by name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -111,6 +125,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.UnloadModel,
                     request_deserializer=collodion_dot_v1_dot_model__pb2.UnloadModelRequest.FromString,
                     response_serializer=collodion_dot_v1_dot_model__pb2.UnloadModelResponse.SerializeToString,
+            ),
+            'ListAdapters': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAdapters,
+                    request_deserializer=collodion_dot_v1_dot_model__pb2.ListAdaptersRequest.FromString,
+                    response_serializer=collodion_dot_v1_dot_model__pb2.ListAdaptersResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -222,6 +241,33 @@ class ModelService(object):
             '/collodion.v1.ModelService/UnloadModel',
             collodion_dot_v1_dot_model__pb2.UnloadModelRequest.SerializeToString,
             collodion_dot_v1_dot_model__pb2.UnloadModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAdapters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/collodion.v1.ModelService/ListAdapters',
+            collodion_dot_v1_dot_model__pb2.ListAdaptersRequest.SerializeToString,
+            collodion_dot_v1_dot_model__pb2.ListAdaptersResponse.FromString,
             options,
             channel_credentials,
             insecure,

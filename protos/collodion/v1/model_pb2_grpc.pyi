@@ -89,7 +89,23 @@ _ModelServiceUnloadModelType = typing_extensions.TypeVar(
     ],
 )
 
-class ModelServiceStub(typing.Generic[_ModelServiceListModelsType, _ModelServiceGetModelType, _ModelServiceLoadModelType, _ModelServiceUnloadModelType]):
+_ModelServiceListAdaptersType = typing_extensions.TypeVar(
+    '_ModelServiceListAdaptersType',
+    grpc.UnaryUnaryMultiCallable[
+        collodion.v1.model_pb2.ListAdaptersRequest,
+        collodion.v1.model_pb2.ListAdaptersResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        collodion.v1.model_pb2.ListAdaptersRequest,
+        collodion.v1.model_pb2.ListAdaptersResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        collodion.v1.model_pb2.ListAdaptersRequest,
+        collodion.v1.model_pb2.ListAdaptersResponse,
+    ],
+)
+
+class ModelServiceStub(typing.Generic[_ModelServiceListModelsType, _ModelServiceGetModelType, _ModelServiceLoadModelType, _ModelServiceUnloadModelType, _ModelServiceListAdaptersType]):
     """Lists, describes, loads and unloads models."""
 
     @typing.overload
@@ -109,6 +125,10 @@ class ModelServiceStub(typing.Generic[_ModelServiceListModelsType, _ModelService
         grpc.UnaryUnaryMultiCallable[
             collodion.v1.model_pb2.UnloadModelRequest,
             collodion.v1.model_pb2.UnloadModelResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            collodion.v1.model_pb2.ListAdaptersRequest,
+            collodion.v1.model_pb2.ListAdaptersResponse,
         ],
     ], channel: grpc.Channel) -> None: ...
 
@@ -130,6 +150,10 @@ class ModelServiceStub(typing.Generic[_ModelServiceListModelsType, _ModelService
             collodion.v1.model_pb2.UnloadModelRequest,
             collodion.v1.model_pb2.UnloadModelResponse,
         ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            collodion.v1.model_pb2.ListAdaptersRequest,
+            collodion.v1.model_pb2.ListAdaptersResponse,
+        ],
     ], channel: grpc.aio.Channel) -> None: ...
 
     ListModels: _ModelServiceListModelsType
@@ -139,10 +163,17 @@ class ModelServiceStub(typing.Generic[_ModelServiceListModelsType, _ModelService
     """Describes one model. NOT_FOUND: no such model."""
 
     LoadModel: _ModelServiceLoadModelType
-    """Loads a model ahead of its first request. Not implemented yet: UNIMPLEMENTED."""
+    """Loads a model ahead of its first request, and keeps it in memory until UnloadModel. Answers at once; `status` in ListModels tells how far it
+    is. NOT_FOUND: no such model. RESOURCE_EXHAUSTED: it does not fit the memory that models may take beside those that are pinned.
+    """
 
     UnloadModel: _ModelServiceUnloadModelType
-    """Drops a model from the devices' memory. Not implemented yet: UNIMPLEMENTED."""
+    """Drops a model from the devices' memory, once no image in the making needs it. Answers at once. A request for it loads it again.
+    NOT_FOUND: no such model.
+    """
+
+    ListAdapters: _ModelServiceListAdaptersType
+    """Lists the adapters that requests may name: low-rank ones (LoRA, LoCon), others (LoHa, …) and textual-inversion embeddings, by name."""
 
 ModelServiceAsyncStub: typing_extensions.TypeAlias = ModelServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
@@ -160,6 +191,10 @@ ModelServiceAsyncStub: typing_extensions.TypeAlias = ModelServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         collodion.v1.model_pb2.UnloadModelRequest,
         collodion.v1.model_pb2.UnloadModelResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        collodion.v1.model_pb2.ListAdaptersRequest,
+        collodion.v1.model_pb2.ListAdaptersResponse,
     ],
 ]
 
@@ -188,7 +223,9 @@ class ModelServiceServicer(metaclass=abc.ABCMeta):
         request: collodion.v1.model_pb2.LoadModelRequest,
         context: _ServicerContext,
     ) -> typing.Union[collodion.v1.model_pb2.LoadModelResponse, collections.abc.Awaitable[collodion.v1.model_pb2.LoadModelResponse]]:
-        """Loads a model ahead of its first request. Not implemented yet: UNIMPLEMENTED."""
+        """Loads a model ahead of its first request, and keeps it in memory until UnloadModel. Answers at once; `status` in ListModels tells how far it
+        is. NOT_FOUND: no such model. RESOURCE_EXHAUSTED: it does not fit the memory that models may take beside those that are pinned.
+        """
 
     @abc.abstractmethod
     def UnloadModel(
@@ -196,6 +233,16 @@ class ModelServiceServicer(metaclass=abc.ABCMeta):
         request: collodion.v1.model_pb2.UnloadModelRequest,
         context: _ServicerContext,
     ) -> typing.Union[collodion.v1.model_pb2.UnloadModelResponse, collections.abc.Awaitable[collodion.v1.model_pb2.UnloadModelResponse]]:
-        """Drops a model from the devices' memory. Not implemented yet: UNIMPLEMENTED."""
+        """Drops a model from the devices' memory, once no image in the making needs it. Answers at once. A request for it loads it again.
+        NOT_FOUND: no such model.
+        """
+
+    @abc.abstractmethod
+    def ListAdapters(
+        self,
+        request: collodion.v1.model_pb2.ListAdaptersRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collodion.v1.model_pb2.ListAdaptersResponse, collections.abc.Awaitable[collodion.v1.model_pb2.ListAdaptersResponse]]:
+        """Lists the adapters that requests may name: low-rank ones (LoRA, LoCon), others (LoHa, …) and textual-inversion embeddings, by name."""
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -64,12 +64,40 @@ class DeadlinePolicy(StrEnum):
     REFUSE = "refuse"
 
 
+class PromptSyntax(StrEnum):
+    """How prompts are read."""
+
+    PLAIN = "plain"
+    WEIGHTED = "weighted"
+
+
+class Residency(StrEnum):
+    """Where a worker has a model."""
+
+    RESIDENT = "resident"
+    LOADING = "loading"
+    ON_DISK = "on_disk"
+    FAILED = "failed"
+
+
+class AdapterKind(StrEnum):
+    """What an adapter file holds: a sum of low-rank products, changes of whole matrices (LoHa, LoKr, …), or words for prompts."""
+
+    LOW_RANK = "low_rank"
+    WHOLE = "whole"
+    EMBEDDING = "embedding"
+
+
 class Reason(StrEnum):
     """Why something was refused or failed: the stable words of `ErrorInfo.reason` and `Failure.reason`."""
 
     INVALID_FIELDS = "INVALID_FIELDS"
     JOB_NOT_FOUND = "JOB_NOT_FOUND"
     MODEL_NOT_FOUND = "MODEL_NOT_FOUND"
+    MODEL_UNUSABLE = "MODEL_UNUSABLE"
+    ADAPTER_NOT_FOUND = "ADAPTER_NOT_FOUND"
+    ADAPTER_UNUSABLE = "ADAPTER_UNUSABLE"
+    UPLOAD_LOST = "UPLOAD_LOST"
     IMAGE_NOT_FOUND = "IMAGE_NOT_FOUND"
     IMAGE_NOT_FINISHED = "IMAGE_NOT_FINISHED"
     REQUEST_ID_REUSED = "REQUEST_ID_REUSED"
@@ -91,8 +119,19 @@ class Reason(StrEnum):
     INTERNAL = "INTERNAL"
 
 
+class Lora(Message, frozen=True):
+    """An adapter and its strength. `whole`: it is no low-rank sum, so latents share a model call only with those that have it, too."""
+
+    name: str
+    scale: float = 1.0
+    whole: bool = False
+
+
 class Parameters(Message, frozen=True):
-    """What determines the pictures of a job; every default is filled in by the frontend."""
+    """What determines the pictures of a job; every default is filled in by the frontend.
+
+    `init_image` and `mask_image` are keys of the artifact store, empty for none; `strength` says how far to depart from the former.
+    """
 
     model: str
     prompt: str
@@ -106,6 +145,21 @@ class Parameters(Message, frozen=True):
     images: int
     output_format: OutputFormat = OutputFormat.PNG
     quality: int = 90
+    loras: tuple[Lora, ...] = ()
+    prompt_syntax: PromptSyntax = PromptSyntax.PLAIN
+    init_image: str = ""
+    mask_image: str = ""
+    strength: float = 1.0
+
+    @property
+    def skipped_steps(self) -> int:
+        """Steps that a latent is spared that begins from a picture; counted as diffusers' image-to-image pipelines do."""
+        return self.steps - min(int(self.steps * self.strength), self.steps) if self.init_image else 0
+
+    @property
+    def steps_run(self) -> int:
+        """Steps that a latent takes."""
+        return self.steps - self.skipped_steps
 
     @property
     def guided(self) -> bool:
@@ -115,7 +169,8 @@ class Parameters(Message, frozen=True):
     @property
     def batch_key(self) -> str:
         """What latents must have in common to share a model call."""
-        return f"{self.model}/{self.width}x{self.height}"
+        whole = "".join(f"+{lora.name}:{lora.scale:g}" for lora in self.loras if lora.whole)
+        return f"{self.model}/{self.width}x{self.height}{whole}"
 
 
 class JobSpec(Message, frozen=True):
@@ -168,6 +223,8 @@ class ModelInfo(Message, frozen=True):
 
     `guided_rows` is how many rows of a model call a latent with guidance takes; one without takes one. `evaluations` says
     for samplers that do not make one model call a step how many they make: for n steps, n times the first, plus the second.
+    `base` is the architecture that its adapters are made for, empty if it has no name. `init_images`, `masks`, `loras` and
+    `weighted_prompts` say what a request may ask of it.
     """
 
     name: str
@@ -188,12 +245,42 @@ class ModelInfo(Message, frozen=True):
     license: str = ""
     guided_rows: int = 1
     evaluations: dict[str, tuple[int, int]] = msgspec.field(default_factory=dict)
+    base: str = ""
+    init_images: bool = False
+    masks: bool = False
+    loras: bool = False
+    weighted_prompts: bool = False
 
     def evaluations_of(self, parameters: Parameters) -> int:
         """How many model calls a latent of these parameters takes."""
         per_step, extra = self.evaluations.get(parameters.sampler, (1, 0))
-        return parameters.steps * per_step + extra
+        return parameters.steps_run * per_step + extra
 
     def rows_of(self, parameters: Parameters) -> int:
         """How many rows of a model call such a latent takes."""
         return self.guided_rows if parameters.guided else 1
+
+
+class ModelStatus(Message, frozen=True):
+    """Where a model is. `size_bytes` is what it takes of the device's memory, or will take; `progress` of its loading is 0 to 1.
+
+    `reason` is why it failed to load. `pinned`: it stays in memory until it is unloaded by name. `load_s` is how long loading it
+    takes (seconds), None while nobody knows.
+    """
+
+    name: str
+    residency: Residency
+    size_bytes: int = 0
+    progress: float = 0.0
+    reason: str = ""
+    pinned: bool = False
+    load_s: float | None = None
+
+
+class AdapterInfo(Message, frozen=True):
+    """An adapter that a worker can apply. `base` is the architecture that it was made for, empty if it cannot be told."""
+
+    name: str
+    kind: AdapterKind
+    base: str = ""
+    size_bytes: int = 0

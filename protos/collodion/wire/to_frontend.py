@@ -1,11 +1,13 @@
 """What a frontend hears: answers to its calls, events of the jobs it watches, the models there are."""
 
 from collodion.wire.jobs import (
+    AdapterInfo,
     Failure,
     JobSpec,
     JobState,
     Message,
     ModelInfo,
+    ModelStatus,
     Reason,
     Stage,
     StoredImage,
@@ -178,13 +180,26 @@ class TierInfo(Message, frozen=True):
     weight: float = 1.0
 
 
+class ModelAnswer(Message, frozen=True):
+    """The answer to LoadModel and UnloadModel."""
+
+    call: int
+    status: ModelStatus
+
+
 class Catalogue(Message, frozen=True):
-    """What can be asked for: models by name with how many workers have each, and tiers. Sent when it changes, and to a new frontend."""
+    """What can be asked for: models by name with how many workers have each in memory, tiers and adapters. Sent when it changes, and to
+    a new frontend.
+
+    `statuses` say of each model where it is, taken over all workers: resident if one has it, else loading, else on disk, else failed.
+    """
 
     models: tuple[tuple[ModelInfo, int], ...]
     tiers: tuple[TierInfo, ...]
     default_model: str
     default_tier: str
+    statuses: tuple[ModelStatus, ...] = ()
+    adapters: tuple[AdapterInfo, ...] = ()
 
 
-ToFrontend = SchedulerBeat | JobEvent | JobAnswer | JobsAnswer | Refused | Catalogue
+ToFrontend = SchedulerBeat | JobEvent | JobAnswer | JobsAnswer | ModelAnswer | Refused | Catalogue

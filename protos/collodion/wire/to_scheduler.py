@@ -2,7 +2,18 @@
 
 import msgspec
 
-from collodion.wire.jobs import Failure, JobSpec, JobState, LatentId, Message, ModelInfo, Stage, StoredImage
+from collodion.wire.jobs import (
+    AdapterInfo,
+    Failure,
+    JobSpec,
+    JobState,
+    LatentId,
+    Message,
+    ModelInfo,
+    ModelStatus,
+    Stage,
+    StoredImage,
+)
 
 # ------------------------------------------------------------------ from frontends
 
@@ -56,6 +67,20 @@ class ListJobs(Message, frozen=True):
     labels: dict[str, str] = msgspec.field(default_factory=dict)
 
 
+class LoadModel(Message, frozen=True):
+    """Have the model in memory, on one worker at least, and keep it there; answered at once with how it stands."""
+
+    call: int
+    model: str
+
+
+class UnloadModel(Message, frozen=True):
+    """Give its memory back once nothing runs on it; answered at once with how it stands. A later request loads it again."""
+
+    call: int
+    model: str
+
+
 class FrontendBeat(Message, frozen=True):
     """A frontend's whole state, every second: every watching call that is open. Calls it does not name are hung up."""
 
@@ -63,7 +88,7 @@ class FrontendBeat(Message, frozen=True):
     watching: dict[int, str]
 
 
-FromFrontend = SubmitJob | WatchJob | LeaveJob | CancelJob | GetJob | ListJobs | FrontendBeat
+FromFrontend = SubmitJob | WatchJob | LeaveJob | CancelJob | GetJob | ListJobs | LoadModel | UnloadModel | FrontendBeat
 
 # ------------------------------------------------------------------ from workers
 
@@ -102,6 +127,9 @@ class WorkerState(Message, frozen=True):
 
     `scheduler` is the incarnation whose membership it last applied, `membership` that membership's number. `device_kind`
     is what devices of the same speed have in common. `encode_batch` and `decode_batch` bound its lanes' batches.
+    `models` are all that it can run, and `statuses` say of each where it is; one without a status is resident. `model_bytes` is
+    how much of its device's memory models may take in all, 0 if there is no bound. `wished` is the number of the last
+    `ResidencyWish` that it took up.
     """
 
     incarnation: str
@@ -116,6 +144,10 @@ class WorkerState(Message, frozen=True):
     device_kind: str = "cpu"
     encode_batch: int = 8
     decode_batch: int = 4
+    statuses: tuple[ModelStatus, ...] = ()
+    adapters: tuple[AdapterInfo, ...] = ()
+    model_bytes: int = 0
+    wished: int = 0
 
 
 class WorkerReport(Message, frozen=True):

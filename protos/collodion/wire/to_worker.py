@@ -46,10 +46,24 @@ class Membership(Message, frozen=True):
     orders: tuple[JobOrder, ...] = ()
 
 
+class ResidencyWish(Message, frozen=True):
+    """Which models one worker shall have in memory: the whole wish, so the newest replaces those before it.
+
+    `scheduler`, `worker` and `number` are as in `Membership`, with numbers of its own. Of `models`, those that are not resident are
+    loaded one after the other, the first first, beside the running steps; one that failed to load is tried again. What is resident and not
+    named is dropped as soon as no held latent needs it. Until the first wish a worker keeps what it has.
+    """
+
+    scheduler: str
+    worker: str
+    number: int
+    models: tuple[str, ...]
+
+
 class SchedulerBeat(Message, frozen=True):
     """The scheduler lives. Every second to every peer it knows, and at once to one it does not."""
 
     scheduler: str
 
 
-ToWorker = Membership | SchedulerBeat
+ToWorker = Membership | ResidencyWish | SchedulerBeat
