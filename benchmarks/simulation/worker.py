@@ -15,7 +15,7 @@ from itertools import accumulate
 
 from collodion.wire.jobs import ModelInfo, Stage
 from collodion.wire.to_scheduler import FromWorker, WorkerReport, WorkerState
-from collodion.wire.to_worker import Membership, SchedulerBeat, ToWorker
+from collodion.wire.to_worker import Membership, ToWorker
 from simulation.agenda import Action, Agenda
 from simulation.holding import PAST_STEPS, Holding, VirtualJob, VirtualLatent
 from simulation.instance import Device
@@ -68,8 +68,8 @@ class VirtualWorker:
 
     def hear(self, message: ToWorker) -> None:
         """A message arrives, now."""
-        if isinstance(message, SchedulerBeat):
-            return  # its first membership says as much
+        if not isinstance(message, Membership):
+            return  # a beat: the first membership says as much; a wish for models: it has all of them
         if message.worker != self.incarnation:
             return
         newest = self._pending[-1] if self._pending else self._held
