@@ -1,15 +1,31 @@
-"""The artifact store: where finished pictures lie. Workers put, frontends read, the scheduler prunes.
+"""The artifact store: where finished pictures lie, and the pictures that jobs begin from. The scheduler prunes.
 
-A key is `job/index.extension`. What is put under a key is whole or absent, never half-written, and durable when `put` returns.
+1. A key is `job/index.extension` for what workers put and frontends read, and `uploads/sha256.png` for what frontends put and workers read.
+2. What is put under a key is whole or absent, never half-written, and durable when `put` returns.
+3. An upload is named after its content, so that all who send the same picture share one. A frontend makes it young again before it submits a
+   job; pruning leaves what is young, and what the scheduler says that unfinished jobs begin from.
 """
 
 import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Protocol
+
+_UPLOADS = "uploads"
+_YOUNG_S = 60.0  # a job that needs an upload is in the scheduler's hands long before
+
+
+def upload_key(sha256: str) -> str:
+    """The key of an upload; `sha256` is that of what is stored, lower-case hexadecimal."""
+    return f"{_UPLOADS}/{sha256}.png"
+
+
+def upload_sha256(key: str) -> str:
+    """The SHA-256 that an upload's key names; empty for no key."""
+    return key.removeprefix(f"{_UPLOADS}/").removesuffix(".png")
 
 
 class ArtifactMissing(LookupError):
@@ -25,8 +41,14 @@ class ArtifactStore(Protocol):
     def chunks(self, key: str, chunk_bytes: int) -> Iterator[bytes]:
         """The bytes under `key`, piece by piece. Raises ArtifactMissing."""
 
-    def prune(self, max_age_s: float, max_bytes: int) -> int:
-        """Deletes what is older than `max_age_s`, then the oldest above `max_bytes` in all; returns how many."""
+    def keep(self, key: str) -> bool:
+        """Makes what is stored as young as if it were put now; whether there is anything."""
+
+    def prune(self, max_age_s: float, max_bytes: int, needed: Collection[str] = ()) -> int:
+        """Deletes what is older than `max_age_s`, then the oldest above `max_bytes` in all; returns how many.
+
+        Uploads stay whose keys are `needed`, and those that were put or kept within the last minute.
+        """
 
 
 class DirectoryStore:
@@ -58,8 +80,18 @@ class DirectoryStore:
             while chunk := file.read(chunk_bytes):
                 yield chunk
 
-    def prune(self, max_age_s: float, max_bytes: int) -> int:
+    def keep(self, key: str) -> bool:
+        """See ArtifactStore. Raises OSError (no permission)."""
+        try:
+            os.utime(self._path(key))
+        except (FileNotFoundError, NotADirectoryError, ArtifactMissing):
+            return False
+        return True
+
+    def prune(self, max_age_s: float, max_bytes: int, needed: Collection[str] = ()) -> int:
         """See ArtifactStore."""
+        uploads = self._root / _UPLOADS
+        spared = {uploads / key.removeprefix(f"{_UPLOADS}/") for key in needed}
         files = sorted(self._files(), key=lambda entry: entry[0])
         total = sum(size for _, size, _ in files)
         oldest = time.time() - max_age_s
@@ -67,9 +99,14 @@ class DirectoryStore:
         for modified, size, path in files:
             if modified >= oldest and total <= max_bytes:
                 break
-            path.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # other images of the job may still be there
-                path.parent.rmdir()
+            if path.parent == uploads:
+                if path in spared or _is_young(path):
+                    continue
+                path.unlink(missing_ok=True)
+            else:
+                path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # other images of the job may still be there
+                    path.parent.rmdir()
             total -= size
             deleted += 1
         return deleted
@@ -85,6 +122,13 @@ class DirectoryStore:
         if len(parts) != 2 or any(part.startswith(".") or not part for part in parts) or "\0" in key:
             raise ArtifactMissing(key)
         return self._root.joinpath(*parts)
+
+
+def _is_young(path: Path) -> bool:
+    """Looked at anew: a frontend may have kept it since the directory was read."""
+    with contextlib.suppress(OSError):
+        return path.stat().st_mtime > time.time() - _YOUNG_S
+    return False
 
 
 def _sync_directory(path: Path) -> None:

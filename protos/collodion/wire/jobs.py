@@ -1,6 +1,8 @@
 """What all our processes say of jobs: their parameters, their latents, how they end."""
 
+import math
 from enum import StrEnum
+from itertools import count
 from typing import NamedTuple
 
 import msgspec
@@ -160,6 +162,14 @@ class Parameters(Message, frozen=True):
     def steps_run(self) -> int:
         """Steps that a latent takes."""
         return self.steps - self.skipped_steps
+
+    @property
+    def least_steps(self) -> int:
+        """The fewest steps to ask for of which at least one is run."""
+        if not self.init_image:
+            return 1
+        about = math.ceil(1 / self.strength)
+        return next(steps for steps in count(max(1, about - 1)) if int(steps * self.strength) >= 1)
 
     @property
     def guided(self) -> bool:

@@ -31,9 +31,10 @@ def main() -> int:
 def _serve(config: SchedulerConfig, run_dir: Path) -> None:
     registry = new_registry()
     port = serve_metrics(registry, config.metrics_host, config.metrics_port)
-    pruner = Pruner(DirectoryStore(config.artifacts), config.retention_s, config.artifacts_max_bytes, config.prune_s)
+    store = DirectoryStore(config.artifacts)
     with stop_on_signals() as stop:
         loop = Loop(config, MemoryStore(), Metrics(registry))
+        pruner = Pruner(store, config.retention_s, config.artifacts_max_bytes, config.prune_s, loop.uploads)
         keep_collections_short()
         pruner.start()
         with announced(run_dir, "scheduler", metrics=f"{config.metrics_host}:{port}"):

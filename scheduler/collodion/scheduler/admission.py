@@ -114,7 +114,7 @@ class Admission:
 
     def _degrade(self, job: Job, now: float) -> bool:
         asked = job.spec
-        steps = self._most_steps(job, asked.min_steps, now)
+        steps = self._most_steps(job, max(asked.min_steps, asked.parameters.least_steps), now)
         if steps is None:
             return False
         self._take_steps(job, steps)
@@ -157,7 +157,7 @@ class Admission:
         if finish is None:
             return Verdict(job, Reason.DEADLINE_INFEASIBLE, "it cannot be promised by its deadline", _LATER_S)
         late_s = finish - job.deadline
-        steps = None if self._hurries else self._most_steps(job, 1, now)
+        steps = None if self._hurries else self._most_steps(job, job.spec.parameters.least_steps, now)
         offer = CounterOffer(finish, steps, self._tier(job, finish - now))
         message = f"it cannot be promised by its deadline; as asked it could be done {late_s:.1f} s later"
         return Verdict(job, Reason.DEADLINE_INFEASIBLE, message, max(late_s, _LATER_S), offer)

@@ -41,6 +41,11 @@ class JobBook:
             self._requests[_request_key(job.spec)] = job.id, job.spec
         insort(self._of_tenant.setdefault(job.spec.tenant, []), job.id)
 
+    def uploads(self) -> set[str]:
+        """Keys of the uploads that unfinished jobs begin from. May be called on any thread: it reads a copy, which is made in one go."""
+        asked = [job.spec.parameters for job in tuple(self.live.values())]
+        return {key for parameters in asked for key in (parameters.init_image, parameters.mask_image) if key}
+
     def enter(self, job: Job, state: JobState) -> None:
         """The job goes to another state. Raises IllegalTransition, and then nothing has changed."""
         before = job.state

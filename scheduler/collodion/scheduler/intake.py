@@ -244,6 +244,8 @@ class Intake:
             return f"images: has to be 1 to {self._config.max_images}"
         if spec.parameters.steps < 1:
             return "steps: has to be at least 1"
+        if not 0 < spec.parameters.strength <= 1 or spec.parameters.steps_run < 1:
+            return "strength: leaves no step to run"
         if spec.slo_s is not None and not 0 < spec.slo_s < math.inf:
             return "slo: has to be more than 0"
         return ""

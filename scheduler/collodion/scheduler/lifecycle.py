@@ -170,13 +170,13 @@ class Lifecycle:
     def _progress_steps(self, latent: Latent, report: LatentReport, now: float) -> None:
         latent.evaluations = max(latent.evaluations, report.evaluations)
         job = latent.job
-        asked = job.spec.parameters.steps
-        steps = min(report.steps, asked)
+        to_do = job.spec.parameters.steps_run
+        steps = min(report.steps, to_do)
         if steps > latent.steps:
             latent.steps = steps
             if job.id in self._watchers:
                 finish = self._prediction.finish(job, now)
-                self._watchers.tell(job.id, Progressed(latent.id.image, steps, asked, finish), now)
+                self._watchers.tell(job.id, Progressed(latent.id.image, steps, to_do, finish), now)
 
     def _enter(self, latent: Latent, stage: Stage, now: float) -> None:
         if stage is latent.stage:
@@ -192,7 +192,7 @@ class Lifecycle:
         image = report.image
         if report.stage is Stage.DONE and image is not None and image.index == latent.id.image:
             latent.image = image
-            latent.steps = latent.job.spec.parameters.steps
+            latent.steps = latent.job.spec.parameters.steps_run
             self._dispatch.withdraw(latent, now)
             self._enter(latent, Stage.DONE, now)
             self._watchers.tell(latent.job.id, ImageStored(image), now)

@@ -99,6 +99,10 @@ class Loop:
             self._metrics.sample(self._core)
             self._sample_at = self._clock() + 1.0
 
+    def uploads(self) -> set[str]:
+        """Keys of the uploads that unfinished jobs begin from. May be called on any thread."""
+        return self._core.book.uploads()
+
     def close(self) -> None:
         """Closes the sockets; what was not sent is dropped."""
         self._frontends.close()

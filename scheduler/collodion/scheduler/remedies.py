@@ -62,7 +62,7 @@ class Remedies:
 
     def _fewer_steps(self, job: Job, finish: float | None, now: float) -> str:
         asked = job.spec.parameters.steps
-        if job.deadline is None or job.deadline <= now or asked < 2:
+        if job.deadline is None or job.deadline <= now or asked <= job.spec.parameters.least_steps:
             return ""
         if self._slack is not None:
             steps, how = self._most_steps(job, job.deadline, now), "could be promised by its deadline"
@@ -72,7 +72,7 @@ class Remedies:
 
     def _most_steps(self, job: Job, deadline: float, now: float) -> int:
         """The most steps, fewer than asked for, that could be promised now; 0 if none were found."""
-        low, high, best = 1, job.spec.parameters.steps - 1, 0
+        low, high, best = job.spec.parameters.least_steps, job.spec.parameters.steps - 1, 0
         for _ in range(_STEPS_TRIED):
             if low > high:
                 break
@@ -88,12 +88,12 @@ class Remedies:
     def _steps_in_place(self, job: Job, finish: float | None, deadline: float) -> int:
         """The steps with which it is predicted to be finished by its deadline, where it stands now; 0 if there are none."""
         costs = [costs for worker in self._planner.workers(job) if (costs := self._known(worker, job.key))]
-        asked = job.spec.parameters.steps
+        asked, least = job.spec.parameters.steps, job.spec.parameters.least_steps
         if finish is None or finish <= deadline or not costs:
             return 0
-        of_one = self._planner.evaluations(job, 1)
-        each = (job.evaluations - of_one) / (asked - 1) * costs[0].step[job.rows]
-        return max(0, asked - math.ceil((finish - deadline) / each)) if each > 0 else 0
+        each = (job.evaluations - self._planner.evaluations(job, least)) / (asked - least) * costs[0].step[job.rows]
+        steps = asked - math.ceil((finish - deadline) / each) if each > 0 else 0
+        return steps if steps >= least else 0
 
     def _tier(self, job: Job, finish: float | None, now: float) -> str:
         """The first tier that could be promised now, and in which it would be finished sooner than is predicted."""

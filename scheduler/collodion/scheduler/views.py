@@ -30,7 +30,7 @@ def standing(job: Job, place: int = 0, predicted_finish: float | None = None, en
         created=job.created,
         place=place,
         progress=tuple(
-            ImageProgress(latent.id.image, latent.stage, latent.steps, job.spec.parameters.steps)
+            ImageProgress(latent.id.image, latent.stage, latent.steps, job.spec.parameters.steps_run)
             for latent in job.latents
         ),
         images=tuple(latent.image for latent in job.latents if latent.image),

@@ -218,7 +218,7 @@ class SimulatedWorker:
             failure = Failure(Reason.NON_FINITE_LATENT, "the latent is not finite")
             return LatentReport(latent.id, Stage.STOPPED, latent.evaluations, latent.steps, failure=failure)
         done = latent.evaluations + 1
-        last = done >= self.orders[latent.id.job].steps
+        last = done >= self.orders[latent.id.job].steps_run
         return LatentReport(latent.id, Stage.DECODING if last else Stage.DENOISING, done, done)
 
     def _stored(self, latent: LatentReport) -> LatentReport:

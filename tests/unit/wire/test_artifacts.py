@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from collodion.wire.artifacts import ArtifactMissing, DirectoryStore
+from collodion.wire.artifacts import ArtifactMissing, DirectoryStore, upload_key, upload_sha256
 
 
 def everything(store: DirectoryStore, key: str, chunk_bytes: int = 1 << 20) -> bytes:
@@ -55,3 +55,58 @@ def test_pruning_deletes_the_oldest_above_the_size(tmp_path: Path) -> None:
         os.utime(tmp_path / "job" / f"{index}.png", (moment, moment))
     assert store.prune(max_age_s=1000, max_bytes=25) == 2
     assert sorted(path.name for path in (tmp_path / "job").iterdir()) == ["2.png", "3.png"]
+
+
+def aged(folder: Path, key: str, seconds: float) -> None:
+    moment = time.time() - seconds
+    os.utime(folder / key, (moment, moment))
+
+
+def test_an_upload_is_named_after_its_content() -> None:
+    assert upload_sha256(upload_key("5e1f")) == "5e1f"
+    assert upload_sha256("") == ""
+
+
+def test_an_upload_stays_while_an_unfinished_job_needs_it_whatever_its_age_and_size(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path)
+    needed, forgotten = upload_key("a"), upload_key("b")
+    for key in (needed, forgotten, "job/0.png"):
+        store.put(key, b"x" * 10)
+        aged(tmp_path, key, 3600)
+    assert store.prune(max_age_s=60, max_bytes=0, needed={needed}) == 2
+    assert everything(store, needed) == b"x" * 10
+    for key in (forgotten, "job/0.png"):
+        with pytest.raises(ArtifactMissing):
+            everything(store, key)
+
+
+def test_an_upload_that_was_put_or_kept_a_moment_ago_stays_until_a_job_can_name_it(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path)
+    for name in ("a", "b", "c"):
+        store.put(upload_key(name), b"x")
+        aged(tmp_path, upload_key(name), 3600 if name != "a" else 0)
+    assert store.keep(upload_key("b"))
+    assert store.prune(max_age_s=0, max_bytes=0) == 1
+    assert sorted(path.name for path in (tmp_path / "uploads").iterdir()) == ["a.png", "b.png"]
+
+
+def test_an_upload_that_is_kept_while_the_others_are_deleted_stays(tmp_path: Path, monkeypatch) -> None:
+    store = DirectoryStore(tmp_path)
+    for name in ("a", "b"):
+        store.put(upload_key(name), b"x")
+        aged(tmp_path, upload_key(name), 3600 if name == "a" else 3000)
+    unlink = Path.unlink
+
+    def keeping(path: Path, missing_ok: bool = False) -> None:
+        unlink(path, missing_ok=missing_ok)
+        store.keep(upload_key("b"))
+
+    monkeypatch.setattr(Path, "unlink", keeping)
+    assert store.prune(max_age_s=60, max_bytes=0) == 1
+    assert everything(store, upload_key("b")) == b"x"
+
+
+def test_what_is_not_there_cannot_be_kept(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path)
+    assert not store.keep(upload_key("a"))
+    assert not store.keep("../a")
