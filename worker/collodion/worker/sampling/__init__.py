@@ -3,6 +3,7 @@
 The life of a sampler, in the order in which the files are used:
 
 catalog     the names a request may ask for, and the diffusers scheduler that each stands for (no torch at import)
+timetable   what a model's pipeline says to its scheduler beside the number of steps
 reference   builds that scheduler for one model and walks it as a pipeline does
 response    runs it once on basis vectors: how each call's output depends on every earlier input
 realise     turns the responses into one small matrix a model call, with as little history as possible
@@ -13,5 +14,5 @@ noise       the random numbers of one latent
 trajectory  one latent on its way through a table
 update      one evaluation's update for a batch of trajectories, whatever their samplers
 
-Only `catalog` and `counting` may be imported where there is no torch, so nothing is re-exported here.
+Only `catalog`, `counting` and `timetable` may be imported where there is no torch, so nothing is re-exported here.
 """

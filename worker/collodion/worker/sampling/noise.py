@@ -2,7 +2,12 @@
 
 The generator lives on the CPU, so a seed means the same picture on every device, as in diffusers with
 `generator=torch.Generator().manual_seed(seed)`. Tensors are drawn as (1, C, H, W), one at a time and in the scheduler's order,
-because a generator's next numbers depend on how the earlier ones were drawn.
+because a generator's next numbers depend on how the earlier ones were drawn. That order is, in diffusers' pipelines:
+
+- from noise: the initial noise, then what the sampler draws, call by call;
+- from a picture: first the VAE posterior's noise, if it is sampled (in the VAE's dtype);
+- inpainting: as from a picture, and once more the posterior's noise after the initial noise, of the masked picture, which a model
+  without inputs for it does not look at.
 """
 
 import torch
@@ -23,14 +28,16 @@ class NoiseSource:
         self._model_dtype = model_dtype
 
     def draw(self, dtype: NoiseDtype) -> torch.Tensor:
-        """The next draw: float32 (C, H, W) on the CPU."""
-        drawn_in = self._model_dtype if dtype == "model" else torch.float32
-        return torch.randn(self._shape, generator=self._generator, dtype=drawn_in)[0].float()
+        """The next draw of a sampler, or the initial noise ("model"): float32 (C, H, W) on the CPU."""
+        return self.normal(self._model_dtype if dtype == "model" else torch.float32)
 
-    def initial_latent(self, init_noise_sigma: float) -> torch.Tensor:
-        """The first draw, as StableDiffusionPipeline.prepare_latents makes it: float32 (C, H, W) on the CPU."""
-        drawn = torch.randn(self._shape, generator=self._generator, dtype=self._model_dtype)
-        return (drawn * init_noise_sigma)[0].float()
+    def normal(self, dtype: torch.dtype) -> torch.Tensor:
+        """The next draw, standard normal, drawn in `dtype`, as a VAE's posterior is in its own: float32 (C, H, W) on the CPU."""
+        return torch.randn(self._shape, generator=self._generator, dtype=dtype)[0].float()
+
+    def scaled(self, drawn: torch.Tensor, init_noise_sigma: float) -> torch.Tensor:
+        """A draw of the model's dtype as the latent to begin with, rounded as StableDiffusionPipeline.prepare_latents does."""
+        return (drawn.to(self._model_dtype) * init_noise_sigma).float()
 
     def export_state(self) -> bytes:
         """The generator's state, about 5 kB."""

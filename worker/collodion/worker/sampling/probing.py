@@ -15,10 +15,12 @@ from typing import Any, Final
 import torch
 
 from collodion.worker.sampling.catalog import MAX_STEPS, SamplerRefused
+from collodion.worker.sampling.noise import NoiseSource
 from collodion.worker.sampling.realise import realise
 from collodion.worker.sampling.reference import Config, Walk, build
 from collodion.worker.sampling.response import measure
 from collodion.worker.sampling.table import SamplerTable
+from collodion.worker.sampling.timetable import OWN, Timetable
 from collodion.worker.sampling.trajectory import Trajectory
 from collodion.worker.sampling.update import advance
 
@@ -29,23 +31,27 @@ CHECK_SHAPE: Final = (4, 4, 4)
 CHECK_SEED: Final = 20261120
 CHECK_TOLERANCE: Final = 1e-4
 
-_Key = tuple[str, int, str]
+_Key = tuple[str, int, str, Timetable, int]
 _cache: OrderedDict[_Key, SamplerTable] = OrderedDict()
 _lock = threading.Lock()
 
 
-def probe(name: str, steps: int, scheduler_config: Config) -> SamplerTable:
+def probe(
+    name: str, steps: int, scheduler_config: Config, timetable: Timetable = OWN, skipped: int = 0
+) -> SamplerTable:
     """The table of sampler `name` with that many steps for the model with this scheduler configuration.
 
-    Safe to call from any thread; asking again is a look-up. Raises `SamplerRefused` where this sampler cannot be
-    reproduced exactly, or cannot honour the model's noise schedule or the number of steps.
+    timetable: what the model's pipeline would say to the scheduler beside the number of steps. skipped: how many of the steps a
+    latent is spared that begins from a picture; the table has the rest. Safe to call from any thread; asking again is a look-up.
+    Raises `SamplerRefused` where this sampler cannot be reproduced exactly, or cannot honour the model's noise schedule or the
+    number of steps.
     """
-    key = (name, steps, _canonical(scheduler_config))
+    key = (name, steps, _canonical(scheduler_config), timetable, skipped)
     with _lock:
         if (known := _cache.get(key)) is not None:
             _cache.move_to_end(key)
             return known
-    table = build_table(name, steps, scheduler_config)
+    table = build_table(name, steps, scheduler_config, timetable, skipped)
     with _lock:
         table = _cache.setdefault(key, table)
         _cache.move_to_end(key)
@@ -59,33 +65,43 @@ def _canonical(config: Mapping[str, Any]) -> str:
 
 
 @torch.no_grad()
-def build_table(name: str, steps: int, scheduler_config: Config) -> SamplerTable:
+def build_table(
+    name: str, steps: int, scheduler_config: Config, timetable: Timetable = OWN, skipped: int = 0
+) -> SamplerTable:
     """As `probe`, without the cache."""
     if not 1 <= steps <= MAX_STEPS:
         raise SamplerRefused(f"steps must be 1 to {MAX_STEPS}, not {steps}")
+    if not 0 <= skipped < steps:
+        raise SamplerRefused(
+            f"with {skipped} of {steps} steps skipped there is none to run; ask for more strength or steps"
+        )
     scheduler = build(name, scheduler_config)
-    walk = Walk(name, steps, scheduler)
+    walk = Walk(name, steps, scheduler, timetable, skipped)
     response = measure(walk)
     table = SamplerTable(
         name=name,
-        steps=steps,
+        steps=walk.steps,
         timesteps=tuple(walk.timesteps.tolist()),
         input_scales=response.input_scales,
         step_of=tuple(walk.step_of(call) for call in range(len(walk))),
         matrices=realise(response),
         init_noise_sigma=walk.init_noise_sigma,
         draws=response.draws,
+        levels=response.levels,
     )
-    _check(table, Walk(name, steps, scheduler))
+    _check(table, Walk(name, steps, scheduler, timetable, skipped), picture=bool(skipped))
     return table
 
 
-def _check(table: SamplerTable, walk: Walk) -> None:
-    """Runs table and scheduler side by side. Raises `SamplerRefused` where they differ."""
+def _check(table: SamplerTable, walk: Walk, picture: bool) -> None:
+    """Runs table and scheduler side by side, from a picture or from noise. Raises `SamplerRefused` where they differ."""
     generator = torch.Generator().manual_seed(CHECK_SEED)
     outputs = torch.Generator().manual_seed(CHECK_SEED + 1)
-    row = Trajectory.begin(table, CHECK_SEED, CHECK_SHAPE)
-    x = torch.randn((1, *CHECK_SHAPE), generator=generator) * walk.init_noise_sigma
+    source = NoiseSource(CHECK_SEED, CHECK_SHAPE)
+    noise = torch.randn((1, *CHECK_SHAPE), generator=generator)
+    clean = torch.randn((1, *CHECK_SHAPE), generator=outputs) if picture else None
+    x = noise * walk.init_noise_sigma if clean is None else walk.mix(0, clean, noise)
+    row = Trajectory.begin_from(table, source, source.draw("model"), None if clean is None else clean[0])
     for call in range(len(walk)):
         e = torch.randn((1, *CHECK_SHAPE), generator=outputs)
         scaled = walk.scale(call, x)

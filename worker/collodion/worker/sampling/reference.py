@@ -15,6 +15,7 @@ import diffusers
 import torch
 
 from collodion.worker.sampling.catalog import SamplerRefused, sampler
+from collodion.worker.sampling.timetable import OWN, Timetable
 
 Config = Mapping[str, Any]
 """A model's scheduler_config.json, or `pipeline.scheduler.config`."""
@@ -68,26 +69,34 @@ def build(name: str, config: Config) -> Any:
 
 
 class Walk:
-    """One run of a scheduler, as `build` made it, from pure noise to the end.
+    """One run of a scheduler, as `build` made it, to the end: from pure noise, or without its first `skipped` steps.
 
-    The scheduler itself is left as it is. Raises `SamplerRefused` where it cannot do that many steps.
+    The scheduler itself is left as it is. `steps` counts those that are run. Raises `SamplerRefused` where it cannot do that many
+    steps, or would make another number of model calls than the straight line that everybody plans with (`counting`).
     """
 
-    def __init__(self, name: str, steps: int, scheduler: Any) -> None:
-        self.name, self.steps = name, steps
+    def __init__(self, name: str, steps: int, scheduler: Any, timetable: Timetable = OWN, skipped: int = 0) -> None:
+        self.name, self.steps = name, steps - skipped
         self.scheduler = copy.deepcopy(scheduler)
         with refusing(name):
-            self.scheduler.set_timesteps(steps, device="cpu")
-            self.timesteps: torch.Tensor = self.scheduler.timesteps
+            self.scheduler.set_timesteps(**timetable.arguments(steps, self.scheduler.config), device="cpu")
             self.init_noise_sigma = float(self.scheduler.init_noise_sigma)
-        if float(self.timesteps.min()) < 0 or len(self) < steps:
-            # "trailing" spacing adds up fractions: 61 steps of 1000 become 62, the last of them at timestep -1.
-            raise SamplerRefused(
-                f"diffusers rounds {steps} steps to {len(self)} for this model; ask for another number"
-            )
+        self._check_calls(steps)
+        # As the image-to-image pipelines' get_timesteps.
+        first = skipped * self.scheduler.order
+        self.timesteps: torch.Tensor = self.scheduler.timesteps[first:]
         # Found by value, a first timestep that occurs twice would be taken for the second of its kind.
         if hasattr(self.scheduler, "set_begin_index"):
-            self.scheduler.set_begin_index(0)
+            self.scheduler.set_begin_index(first)
+
+    def _check_calls(self, steps: int) -> None:
+        timesteps, order = self.scheduler.timesteps, self.scheduler.order
+        twice = steps > 1 and isinstance(self.scheduler, diffusers.PNDMScheduler)
+        surplus = len(timesteps) - (order * (steps - 1) + 1 + twice)
+        if surplus or float(timesteps.min()) < 0:
+            # "trailing" spacing adds up fractions: 61 steps of 1000 become 62, the last of them at timestep -1.
+            rounded = steps + surplus // order
+            raise SamplerRefused(f"diffusers rounds {steps} steps to {rounded} for this model; ask for another number")
 
     def __len__(self) -> int:
         return len(self.timesteps)
@@ -106,8 +115,18 @@ class Walk:
             following: torch.Tensor = self.scheduler.step(e, self.timesteps[call], x, return_dict=False, **extra)[0]
         return following
 
+    def mix(self, call: int, clean: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """A clean latent made as noisy as the latent is before this call. Tensors as in `step`.
+
+        As the pipelines do for the latent that they begin with and, inpainting, for what is kept. Several schedulers look where
+        they are themselves, so it must be called after `step` of the call before and before `scale` of this one.
+        """
+        with refusing(self.name):
+            mixed: torch.Tensor = self.scheduler.add_noise(clean, noise, self.timesteps[call : call + 1])
+        return mixed
+
     def step_of(self, call: int) -> int:
-        """The user's step, from 0, that a call belongs to.
+        """The step, from 0 of those that are run, that a call belongs to.
 
         A second-order scheduler makes two calls a step and one for the last. Any other call too many is PNDM's: its
         first step is done over with a better slope.

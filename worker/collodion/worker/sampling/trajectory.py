@@ -1,4 +1,4 @@
-"""One latent on its way from noise to picture: what a sampler needs to know of it, and nothing of any model.
+"""One latent on its way from noise, or from a picture, to a picture: what a sampler needs to know of it, and nothing of any model.
 
 A trajectory is moved on by `update.advance` only. Its tensors may be views into the batch it was last advanced in; `compact`
 gives it memory of its own before it is parked.
@@ -31,10 +31,31 @@ class Trajectory:
         model_dtype: torch.dtype = torch.float32,
     ) -> "Trajectory":
         """A latent of shape (C, H, W) at pure noise."""
-        noise = NoiseSource(seed, shape, model_dtype)
-        state = torch.zeros((1 + table.history, *shape))
-        state[0] = noise.initial_latent(table.init_noise_sigma)
-        return cls(table, state.to(device), noise)
+        source = NoiseSource(seed, shape, model_dtype)
+        return cls.begin_from(table, source, source.draw("model"), None, device)
+
+    @classmethod
+    def begin_from(
+        cls,
+        table: SamplerTable,
+        source: NoiseSource,
+        noise: torch.Tensor,
+        clean: torch.Tensor | None,
+        device: torch.device | str = "cpu",
+    ) -> "Trajectory":
+        """A latent that begins from a picture, as noisy as the table's first call expects it.
+
+        source: of this latent; the sampler goes on drawing from it. noise: `source.draw("model")`. clean: the picture as a
+        latent, scaled as the model wants it; None for pure noise, which is also how inpainting begins at strength 1. Both
+        float32 (C, H, W), on any device.
+        """
+        if clean is None:
+            latent = source.scaled(noise, table.init_noise_sigma).to(device)
+        else:
+            latent = _mixed(table.levels[0], clean.to(device), noise.to(device))
+        state = torch.zeros((1 + table.history, *latent.shape), device=device)
+        state[0] = latent
+        return cls(table, state, source)
 
     @property
     def latent(self) -> torch.Tensor:
@@ -59,3 +80,9 @@ class Trajectory:
     def compact(self) -> None:
         """Lets go of the batch that the state is a view of."""
         self.state = self.state.clone()
+
+
+def _mixed(level: tuple[float, float], clean: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """In the order of operations of diffusers' add_noise, so that not even a last bit differs."""
+    signal, share = level
+    return signal * clean + share * noise

@@ -5,12 +5,12 @@ import random
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import diffusers
 import pytest
 import torch
+from as_diffusers import REFERENCE, SD15, SHAPE, ZERO_SNR, assert_same_picture, by_diffusers, fake_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,73 +21,9 @@ from collodion.worker.sampling.probing import probe
 from collodion.worker.sampling.trajectory import Trajectory
 from collodion.worker.sampling.update import advance, model_inputs
 
-SD15: dict[str, Any] = {
-    "_class_name": "PNDMScheduler",
-    "_diffusers_version": "0.6.0",
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "beta_start": 0.00085,
-    "clip_sample": False,
-    "num_train_timesteps": 1000,
-    "set_alpha_to_one": False,
-    "skip_prk_steps": True,
-    "steps_offset": 1,
-    "trained_betas": None,
-}
-ZERO_SNR = {
-    **SD15,
-    "rescale_betas_zero_snr": True,
-    "timestep_spacing": "trailing",
-    "prediction_type": "v_prediction",
-}
-SHAPE = (4, 8, 8)
 STEPS = (4, 20, 50)
 SLOW_TO_PROBE = ("kdpm2", "lms")
 DISTILLED = ("lcm", "tcd")  # 50 steps at most
-
-REFERENCE: dict[str, Callable[[dict[str, Any]], Any]] = {
-    "ddim": diffusers.DDIMScheduler.from_config,
-    "ddpm": diffusers.DDPMScheduler.from_config,
-    "euler": diffusers.EulerDiscreteScheduler.from_config,
-    "euler_a": diffusers.EulerAncestralDiscreteScheduler.from_config,
-    "heun": diffusers.HeunDiscreteScheduler.from_config,
-    "kdpm2": diffusers.KDPM2DiscreteScheduler.from_config,
-    "lms": diffusers.LMSDiscreteScheduler.from_config,
-    "pndm": diffusers.PNDMScheduler.from_config,
-    "dpmpp_2m": diffusers.DPMSolverMultistepScheduler.from_config,
-    "dpmpp_2m_karras": lambda c: diffusers.DPMSolverMultistepScheduler.from_config(c, use_karras_sigmas=True),
-    "dpmpp_2m_sde": lambda c: diffusers.DPMSolverMultistepScheduler.from_config(c, algorithm_type="sde-dpmsolver++"),
-    "dpmpp_3m": lambda c: diffusers.DPMSolverMultistepScheduler.from_config(c, solver_order=3),
-    "deis": diffusers.DEISMultistepScheduler.from_config,
-    "unipc": diffusers.UniPCMultistepScheduler.from_config,
-    "lcm": diffusers.LCMScheduler.from_config,
-    "tcd": diffusers.TCDScheduler.from_config,
-}
-
-
-def fake_model(x: torch.Tensor, timestep: float) -> torch.Tensor:
-    """Not linear in the latent, and different at every timestep and place."""
-    place = torch.arange(x[0].numel(), dtype=torch.float32).reshape(x[0].shape)
-    return 0.8 * torch.sin(x) + 0.3 * torch.cos(place + 0.01 * timestep)
-
-
-def by_diffusers(name: str, steps: int, config: dict[str, Any], seed: int) -> list[torch.Tensor]:
-    """The latent after each model call of the pipeline's loop."""
-    scheduler = REFERENCE[name](config)
-    scheduler.set_timesteps(steps)
-    generator = torch.Generator().manual_seed(seed)
-    pipeline = diffusers.StableDiffusionPipeline
-    extra = pipeline.prepare_extra_step_kwargs(_Holder(scheduler), generator, 0.0)
-    latents = [torch.randn((1, *SHAPE), generator=generator) * scheduler.init_noise_sigma]
-    for t in scheduler.timesteps:
-        e = fake_model(scheduler.scale_model_input(latents[-1], t), float(t))
-        latents.append(scheduler.step(e, t, latents[-1], **extra, return_dict=False)[0])
-    return [latent[0] for latent in latents]
-
-
-class _Holder:
-    def __init__(self, scheduler: Any) -> None:
-        self.scheduler = scheduler
 
 
 def evaluate(rows: list[Trajectory]) -> None:
@@ -104,13 +40,6 @@ def by_table(name: str, steps: int, config: dict[str, Any], seed: int) -> list[t
         evaluate([row])
         latents.append(row.latent)
     return latents
-
-
-def assert_same_picture(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> None:
-    assert len(ours) == len(theirs)
-    assert torch.equal(ours[0], theirs[0])
-    for mine, reference in zip(ours, theirs, strict=True):
-        assert float((mine - reference).abs().max()) <= 1e-4 * float(reference.abs().max())
 
 
 def test_every_sampler_has_a_reference() -> None:
@@ -238,7 +167,7 @@ def test_half_precision_models_draw_in_half_precision() -> None:
     reference = torch.Generator().manual_seed(11)
     noise = NoiseSource(11, SHAPE, torch.float16)
     expected = torch.randn((1, *SHAPE), generator=reference, dtype=torch.float16) * 3.0
-    assert torch.equal(noise.initial_latent(3.0), expected[0].float())
+    assert torch.equal(noise.scaled(noise.draw("model"), 3.0), expected[0].float())
     assert torch.equal(noise.draw("float32"), torch.randn((1, *SHAPE), generator=reference)[0])
 
 
