@@ -2,8 +2,8 @@
 
 1. A key is `job/index.extension` for what workers put and frontends read, and `uploads/sha256.png` for what frontends put and workers read.
 2. What is put under a key is whole or absent, never half-written, and durable when `put` returns.
-3. An upload is named after its content, so that all who send the same picture share one. A frontend makes it young again before it submits a
-   job; pruning leaves what is young, and what the scheduler says that unfinished jobs begin from.
+3. An upload is named after its content, so that all who send the same picture share one. A frontend makes it young again before it submits
+   a job; pruning leaves what is young, and what the scheduler says that unfinished jobs begin from.
 """
 
 import contextlib

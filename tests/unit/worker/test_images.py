@@ -1,16 +1,20 @@
 """Files of finished pictures: format, metadata, and failures."""
 
 import io
+import itertools
 import json
 import select
+import threading
 
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
+from collodion.v1 import job_pb2
 from collodion.wire.artifacts import DirectoryStore
-from collodion.wire.jobs import LatentId, OutputFormat, Parameters, Reason, Stage
+from collodion.wire.jobs import LatentId, Lora, OutputFormat, Parameters, PromptSyntax, Reason, Stage
 from collodion.wire.to_worker import JobOrder
+from collodion.worker import images
 from collodion.worker.images import ImageKeeper, encode
 from collodion.worker.latent import Latent, WorkerJob
 from collodion.worker.metrics import WorkerMetrics
@@ -56,6 +60,26 @@ def test_a_file_says_how_it_was_drawn(output_format):
         "Steps: 20, Sampler: dpmpp_2m, CFG scale: 7.5, Seed: 42, Size: 40x24, Model: shapes, Version: collodion"
     )
     assert Parameters(**json.loads(data)) == drawn
+
+
+@pytest.mark.parametrize("output_format", OutputFormat)
+def test_a_file_says_which_adapters_and_which_picture_it_was_drawn_with(output_format):
+    drawn = parameters(
+        output_format=output_format,
+        loras=(Lora("ink", 0.8), Lora("wool", -1.0, whole=True)),
+        prompt_syntax=PromptSyntax.WEIGHTED,
+        init_image="uploads/5e1f.png",
+        mask_image="uploads/a0.png",
+        strength=0.7,
+    )
+    text, data = metadata(encode(PICTURE, drawn))
+    assert text.splitlines()[0] == "ein Kreis – 円 <lora:ink:0.8> <lora:wool:-1>"
+    assert ", Model: shapes, Denoising strength: 0.7, Version: collodion" in text
+    said = json.loads(data)
+    assert said["loras"] == [{"name": "ink", "scale": 0.8}, {"name": "wool", "scale": -1.0}]
+    assert (said["init_image_sha256"], said["mask_image_sha256"], said["strength"]) == ("5e1f", "a0", 0.7)
+    assert said["prompt_syntax"] == "weighted"
+    assert said.keys() <= {field.name for field in job_pb2.Parameters.DESCRIPTOR.fields}
 
 
 def test_a_png_is_lossless_and_of_the_pictures_size():
@@ -113,16 +137,21 @@ def test_a_stored_picture_carries_its_own_seed(keeper, tmp_path):
     assert rung(keeper)
 
 
-def test_how_long_it_took_from_decoding_to_the_store_is_a_lane_of_its_own(keeper):
+def test_how_long_it_took_from_decoding_to_the_store_is_a_lane_of_its_own(keeper, monkeypatch):
+    monkeypatch.setattr(
+        images.time, "perf_counter", itertools.count().__next__
+    )  # a clock that ticks when it is looked at
+    first_waits = threading.Event()
+    keeper._pool.submit(first_waits.wait, 10)
     latents = [make_latent() for _ in range(3)]
     for latent in latents:
         keeper.keep(latent, PICTURE)
+    first_waits.set()
     keeper.close()
     samples = list(keeper.outbox.samples)
     assert [sample[:4] for sample in samples] == [("store", "shapes", "shapes/40x24", 1)] * 3
-    assert [sample.seconds for sample in samples] == sorted(
-        sample.seconds for sample in samples
-    )  # one waits for another
+    seconds = [sample.seconds for sample in samples]
+    assert seconds == sorted(set(seconds))  # one waits for another
 
 
 def test_a_dropped_latent_is_not_stored(keeper, tmp_path):

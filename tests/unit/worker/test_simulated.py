@@ -1,14 +1,20 @@
 """The simulated family: costs, pictures, evaluations, rehearsed trouble."""
 
+import io
+
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from collodion.process.config import ConfigError
-from collodion.wire.jobs import LatentId, Parameters, Reason, Stage
+from collodion.wire.artifacts import DirectoryStore, upload_key
+from collodion.wire.jobs import LatentId, Lora, Parameters, PromptSyntax, Reason, Stage
 from collodion.worker.config import WorkerConfig
-from collodion.worker.families.simulated import CostTable, Simulated, draw
+from collodion.worker.families.simulated import CostTable, Simulated
+from collodion.worker.families.simulated_pictures import draw
 from collodion.worker.sampling.catalog import SAMPLERS
 
 FREE = {"simulated_step_ms": ("0",), "simulated_encode_ms": ("0",), "simulated_decode_ms": ("0",)}
@@ -65,6 +71,72 @@ def test_a_picture_depends_on_its_parameters_alone(prompt, seed):
     assert (first == again).all()
     assert (first != draw(parameters(prompt=prompt), seed + 1)).any()
     assert (first != draw(parameters(prompt=prompt + "!"), seed)).any()
+
+
+def stored(folder, name, picture):
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    DirectoryStore(folder).put(upload_key(name), file.getvalue())
+    return upload_key(name)
+
+
+def drawn(folder, **fields):
+    """The finished picture of these parameters."""
+    simulated = Simulated("simulated", WorkerConfig(artifacts=folder, **FREE))
+    plan = simulated.prepare(parameters(**fields))
+    (conditioning,) = simulated.encode([plan]).conditioning
+    state = simulated.begin(plan, conditioning, plan.parameters.seed)
+    for _ in range(len(plan.course) - 1):
+        simulated.step([state])
+    (picture,) = simulated.decode([state]).pictures()
+    return picture, state.evaluations
+
+
+def test_adapters_their_scales_and_the_prompts_syntax_change_the_picture():
+    plain = parameters()
+    others = [
+        {"loras": (Lora("ink"),)},
+        {"loras": (Lora("ink", 0.5),)},
+        {"loras": (Lora("wool"),)},
+        {"prompt_syntax": PromptSyntax.WEIGHTED},
+    ]
+    pictures = [draw(msgspec.structs.replace(plain, **change), 0).tobytes() for change in ({}, *others)]
+    assert len(set(pictures)) == len(pictures)
+
+
+@pytest.mark.parametrize(("sampler", "evaluations"), [("euler", 10), ("heun", 19), ("pndm", 11)])
+def test_a_latent_that_begins_from_a_picture_runs_the_steps_that_its_strength_leaves(tmp_path, sampler, evaluations):
+    key = stored(tmp_path, "a", Image.new("RGB", (5, 9), "red"))
+    asked = {"sampler": sampler, "steps": 20, "init_image": key, "strength": 0.5}
+    _, run = drawn(tmp_path, **asked)
+    assert run == evaluations
+    simulated = Simulated("simulated", WorkerConfig(artifacts=tmp_path, **FREE))
+    assert simulated.info.evaluations_of(parameters(**asked)) == evaluations
+    assert simulated.prepare(parameters(**asked)).course[-1] == 10
+
+
+def test_what_a_job_begins_from_is_seen_in_its_picture_as_far_as_strength_and_mask_let_it(tmp_path):
+    init = stored(tmp_path, "a", Image.new("RGB", (48, 32), (0, 255, 0)))
+    half = Image.new("L", (24, 16), 0)
+    half.paste(255, (12, 0, 24, 16))
+    mask = stored(tmp_path, "m", half)
+    alone, _ = drawn(tmp_path)
+    weak, _ = drawn(tmp_path, init_image=init, strength=0.5)
+    assert np.abs(weak - (alone * 0.5 + np.array([0, 127.5, 0]))).max() <= 1
+    masked, _ = drawn(tmp_path, init_image=init, mask_image=mask, strength=1.0)
+    assert (masked[:, :12] == (0, 255, 0)).all()
+    assert (masked[:, 12:] == alone[:, 12:]).all()
+
+
+def test_a_job_whose_upload_is_gone_fails_and_says_what_to_do(simulated, drive, tmp_path):
+    simulated = Simulated("simulated", WorkerConfig(artifacts=tmp_path, **FREE))
+    driver = drive(simulated)
+    driver.order("lost", model="simulated", init_image=upload_key("gone"), strength=0.5)
+    driver.wish([LatentId("lost", 0)])
+    driver.finish()
+    failure = driver.latent(LatentId("lost", 0)).failure
+    assert failure.reason is Reason.UPLOAD_LOST
+    assert "send it again" in failure.message
 
 
 @pytest.mark.parametrize(("sampler", "evaluations"), [("euler", 20), ("heun", 39), ("kdpm2", 39), ("pndm", 21)])

@@ -1,7 +1,8 @@
 """What a picture's file says of how it was drawn.
 
 The same two texts in every format: the parameters as people exchange them (the lines that AUTOMATIC1111's web UI writes and most
-galleries read), and as JSON, which sent again draws the same picture. PNG: text chunks `parameters` and `collodion`. JPEG and WebP:
+galleries read; adapters are tags in the prompt there), and as JSON, which sent again draws the same picture, with what it began from if it
+began from a picture: of that it has the SHA-256. PNG: text chunks `parameters` and `collodion`. JPEG and WebP:
 EXIF UserComment (UTF-16) and ImageDescription (ASCII).
 """
 
@@ -10,6 +11,7 @@ import json
 import msgspec
 from PIL import ExifTags, Image, PngImagePlugin
 
+from collodion.wire.artifacts import upload_sha256
 from collodion.wire.jobs import Parameters
 
 _LONGEST_EXIF = 60_000  # bytes; a JPEG holds 65,533 in all
@@ -23,16 +25,18 @@ def of_image(parameters: Parameters, seed: int) -> Parameters:
 
 def as_text(parameters: Parameters) -> str:
     """Prompt, negative prompt, and a line of settings."""
-    settings = {
+    settings: dict[str, object] = {
         "Steps": parameters.steps,
         "Sampler": parameters.sampler,
         "CFG scale": f"{parameters.guidance_scale:g}",
         "Seed": parameters.seed,
         "Size": f"{parameters.width}x{parameters.height}",
         "Model": parameters.model,
-        "Version": "collodion",
     }
-    lines = [parameters.prompt]
+    if parameters.init_image:
+        settings["Denoising strength"] = f"{parameters.strength:g}"
+    settings["Version"] = "collodion"
+    lines = [parameters.prompt + "".join(f" <lora:{lora.name}:{lora.scale:g}>" for lora in parameters.loras)]
     if parameters.negative_prompt:
         lines.append(f"Negative prompt: {parameters.negative_prompt}")
     lines.append(", ".join(f"{key}: {value}" for key, value in settings.items()))
@@ -40,8 +44,15 @@ def as_text(parameters: Parameters) -> str:
 
 
 def as_json(parameters: Parameters) -> str:
-    """Every field by its name."""
+    """Every field by the name that requests have for it; those of adapters and of what it began from only if it has any."""
     fields = {name: getattr(parameters, name) for name in parameters.__struct_fields__}
+    loras, strength = fields.pop("loras"), fields.pop("strength")
+    if loras:
+        fields["loras"] = [{"name": lora.name, "scale": lora.scale} for lora in loras]
+    for name in ("init_image", "mask_image"):
+        if key := fields.pop(name):
+            fields[f"{name}_sha256"] = upload_sha256(key)
+            fields["strength"] = strength
     return json.dumps(fields)
 
 

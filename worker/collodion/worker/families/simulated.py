@@ -1,33 +1,31 @@
 """The simulated family: a cost table instead of a model, for tests, laptops and load runs. Imports no torch.
 
 1. A batch costs what its lane's table says, slept on the device thread: so the recorded profile of a GPU can be replayed.
-2. A picture depends on prompt, negative prompt, seed and size alone, whatever runs beside it.
+2. A picture depends on its parameters alone, whatever runs beside it: see `simulated_pictures`.
 3. A prompt may ask for trouble, to rehearse it: `[raise]` raises in the second evaluation, `[nan]` goes non-finite there,
    `[crash]` ends the whole process.
 """
 
-import hashlib
 import os
 import time
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from collodion.process.config import ConfigError
+from collodion.wire.artifacts import DirectoryStore
 from collodion.wire.jobs import Failure, ModelInfo, Parameters, Reason
 from collodion.worker.config import WorkerConfig
+from collodion.worker.families.simulated_pictures import Scene, draw, sketch
 from collodion.worker.pipeline import Decoded, Encoded, LatentRefused, Picture, Plan, Stepped
 from collodion.worker.sampling.catalog import MAX_STEPS, SAMPLERS
 from collodion.worker.sampling.counting import line_of
 from collodion.worker.timing import HostSpan
+from collodion.worker.uploads import Uploads
 
 _SECOND_ORDER = frozenset({"heun", "kdpm2"})
 _WINDOW_WORDS = 75
 _PREVIEW_SIDE = 32
-_GRAIN = 16  # of 255; without it a large picture would compress to nothing, which no real one does
 
 
 @dataclass(frozen=True)
@@ -68,11 +66,18 @@ def _point(pair: str) -> tuple[int, float]:
     return int(batch), float(ms)
 
 
+@dataclass(frozen=True, eq=False)
+class SimulatedPlan(Plan):
+    """With what the job begins from."""
+
+    scene: Scene | None = None
+
+
 @dataclass(eq=False, slots=True)
 class SimulatedLatent:
     """Counts its evaluations, which is all that a simulated latent is."""
 
-    plan: Plan
+    plan: SimulatedPlan
     seed: int
     trouble: str
     evaluations: int = 0
@@ -84,6 +89,7 @@ class Simulated:
     run_ahead = 0
 
     def __init__(self, name: str, config: WorkerConfig) -> None:
+        self._artifacts = config.artifacts
         self._step_cost = CostTable.parse("simulated_step_ms", config.simulated_step_ms)
         self._encode_cost = CostTable.parse("simulated_encode_ms", config.simulated_encode_ms)
         self._decode_cost = CostTable.parse("simulated_decode_ms", config.simulated_decode_ms)
@@ -103,27 +109,34 @@ class Simulated:
             max_prompt_tokens=_WINDOW_WORDS,
             dtype="none",
             license="Apache-2.0",
+            init_images=True,
+            masks=True,
+            loras=True,
+            weighted_prompts=True,
             evaluations={name: line for name in SAMPLERS if (line := _calls(name)) != (1, 0)},
         )
 
-    def prepare(self, parameters: Parameters) -> Plan:
+    def prepare(self, parameters: Parameters) -> SimulatedPlan:
         """See Pipeline. A word counts as a token."""
         if parameters.sampler not in SAMPLERS:
             message = f"unknown sampler {parameters.sampler!r}"
             raise LatentRefused(Failure(reason=Reason.SAMPLER_REFUSED, message=message))
         words = len(parameters.prompt.split())
         warning = ("PROMPT_TRUNCATED", f"the prompt has {words} words, of which the first {_WINDOW_WORDS} are read")
-        return Plan(
-            parameters, _course(parameters.sampler, parameters.steps), (warning,) if words > _WINDOW_WORDS else ()
+        return SimulatedPlan(
+            parameters,
+            _course(parameters.sampler, parameters.steps_run),
+            (warning,) if words > _WINDOW_WORDS else (),
+            Scene.read(parameters, Uploads(DirectoryStore(self._artifacts))) if parameters.init_image else None,
         )
 
-    def encode(self, plans: Sequence[Plan]) -> Encoded[str]:
+    def encode(self, plans: Sequence[SimulatedPlan]) -> Encoded[str]:
         """See Pipeline."""
         with HostSpan() as span:
             time.sleep(self._encode_cost.seconds(len(plans)))
         return Encoded(span, [plan.parameters.prompt for plan in plans])
 
-    def begin(self, plan: Plan, conditioning: str, seed: int) -> SimulatedLatent:
+    def begin(self, plan: SimulatedPlan, conditioning: str, seed: int) -> SimulatedLatent:
         """See Pipeline."""
         trouble = next((word for word in ("[raise]", "[nan]", "[crash]") if word in conditioning), "")
         return SimulatedLatent(plan, seed, trouble)
@@ -141,7 +154,7 @@ class Simulated:
         """See Pipeline."""
         ends = time.perf_counter() + self._decode_cost.seconds(len(states))
         with HostSpan() as span:
-            pictures = [draw(state.plan.parameters, state.seed) for state in states]
+            pictures = [draw(state.plan.parameters, state.seed, state.plan.scene) for state in states]
             time.sleep(max(0.0, ends - time.perf_counter()))
         return Decoded(span, lambda: pictures)
 
@@ -166,10 +179,7 @@ class Simulated:
     def preview(self, snapshot: tuple[Parameters, int, float]) -> Picture:
         """See Pipeline. Noise that gives way to the picture."""
         parameters, seed, done = snapshot
-        picture = _gradient(_generator(parameters, seed), _PREVIEW_SIDE, _PREVIEW_SIDE)
-        noise = np.random.default_rng(seed).integers(0, 256, picture.shape)
-        mixed: Picture = (picture * done + noise * (1 - done)).astype(np.uint8)
-        return mixed
+        return sketch(parameters, seed, _PREVIEW_SIDE, done)
 
 
 def _course(sampler: str, steps: int) -> tuple[int, ...]:
@@ -194,24 +204,3 @@ def _rehearse(state: SimulatedLatent) -> bool:
     if state.trouble == "[raise]":
         raise RuntimeError("this prompt asked for an error")
     return True
-
-
-def _generator(parameters: Parameters, seed: int) -> np.random.Generator:
-    text = f"{parameters.prompt}\0{parameters.negative_prompt}\0{seed}"
-    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
-    return np.random.default_rng(np.frombuffer(digest, np.uint32))
-
-
-def draw(parameters: Parameters, seed: int) -> Picture:
-    """The picture of these parameters: a gradient between two colours, with grain."""
-    generator = _generator(parameters, seed)
-    picture = _gradient(generator, parameters.height, parameters.width)
-    grain = generator.integers(0, _GRAIN, picture.shape, dtype=np.uint8)
-    return picture + grain
-
-
-def _gradient(generator: np.random.Generator, height: int, width: int) -> Picture:
-    near, far = generator.integers(0, 256 - _GRAIN, (2, 3))
-    slope: NDArray[np.float64] = np.add.outer(np.linspace(0, 0.5, height), np.linspace(0, 0.5, width))[..., None]
-    gradient: Picture = (near + (far - near) * slope).astype(np.uint8)
-    return gradient
