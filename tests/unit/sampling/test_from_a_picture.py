@@ -12,7 +12,6 @@ from collodion.worker.sampling.noise import NoiseSource
 from collodion.worker.sampling.probing import probe
 from collodion.worker.sampling.reference import Walk, build
 from collodion.worker.sampling.table import SamplerTable
-from collodion.worker.sampling.timetable import OWN
 from collodion.worker.sampling.trajectory import Trajectory
 from collodion.worker.sampling.update import advance, model_inputs
 
@@ -30,7 +29,7 @@ def mask() -> torch.Tensor:
 
 
 def table_for(name: str, steps: int, strength: float) -> SamplerTable:
-    return probe(name, steps, SD15, OWN, steps - min(int(steps * strength), steps))
+    return probe(name, steps, SD15, steps - min(int(steps * strength), steps))
 
 
 def draw(
@@ -71,7 +70,7 @@ def test_calls_are_the_same_line_whatever_is_skipped(name: str, steps: int, data
     skipped = data.draw(st.integers(0, steps - 1))
     scheduler = build(name, SD15)
     per_step, more = line_of(name, lambda asked: len(Walk(name, asked, scheduler)))
-    walk = Walk(name, steps, scheduler, OWN, skipped)
+    walk = Walk(name, steps, scheduler, skipped)
     assert len(walk) == per_step * (steps - skipped) + more
     assert walk.steps == steps - skipped
     assert sorted({walk.step_of(call) for call in range(len(walk))}) == list(range(walk.steps))
@@ -79,7 +78,7 @@ def test_calls_are_the_same_line_whatever_is_skipped(name: str, steps: int, data
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_with_nothing_skipped_the_table_is_that_of_noise(name: str) -> None:
-    assert probe(name, 10, SD15, OWN, 0) is probe(name, 10, SD15)
+    assert probe(name, 10, SD15, 0) is probe(name, 10, SD15)
     theirs = by_diffusers(name, 10, SD15, SEED)
     assert_same_picture(draw(probe(name, 10, SD15), picture(), pure=True), theirs)
 
@@ -96,7 +95,7 @@ def test_levels_fall_from_noise_to_the_clean_latent(name: str) -> None:
 @pytest.mark.parametrize("skipped", [-1, 10, 11])
 def test_a_picture_that_leaves_no_step_is_refused(skipped: int) -> None:
     with pytest.raises(SamplerRefused, match=f"{skipped} of 10 steps skipped"):
-        probe("euler", 10, SD15, OWN, skipped)
+        probe("euler", 10, SD15, skipped)
 
 
 def test_a_half_precision_model_begins_from_its_own_noise_in_single_precision() -> None:

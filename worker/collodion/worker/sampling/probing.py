@@ -31,27 +31,27 @@ CHECK_SHAPE: Final = (4, 4, 4)
 CHECK_SEED: Final = 20261120
 CHECK_TOLERANCE: Final = 1e-4
 
-_Key = tuple[str, int, str, Timetable, int]
+_Key = tuple[str, int, str, int, Timetable]
 _cache: OrderedDict[_Key, SamplerTable] = OrderedDict()
 _lock = threading.Lock()
 
 
 def probe(
-    name: str, steps: int, scheduler_config: Config, timetable: Timetable = OWN, skipped: int = 0
+    name: str, steps: int, scheduler_config: Config, skipped: int = 0, timetable: Timetable = OWN
 ) -> SamplerTable:
     """The table of sampler `name` with that many steps for the model with this scheduler configuration.
 
-    timetable: what the model's pipeline would say to the scheduler beside the number of steps. skipped: how many of the steps a
-    latent is spared that begins from a picture; the table has the rest. Safe to call from any thread; asking again is a look-up.
+    skipped: how many of the steps a latent is spared that begins from a picture; the table has the rest. timetable: what the model's
+    pipeline would say to the scheduler beside the number of steps. Safe to call from any thread; asking again is a look-up.
     Raises `SamplerRefused` where this sampler cannot be reproduced exactly, or cannot honour the model's noise schedule or the
     number of steps.
     """
-    key = (name, steps, _canonical(scheduler_config), timetable, skipped)
+    key = (name, steps, _canonical(scheduler_config), skipped, timetable)
     with _lock:
         if (known := _cache.get(key)) is not None:
             _cache.move_to_end(key)
             return known
-    table = build_table(name, steps, scheduler_config, timetable, skipped)
+    table = build_table(name, steps, scheduler_config, skipped, timetable)
     with _lock:
         table = _cache.setdefault(key, table)
         _cache.move_to_end(key)
@@ -66,7 +66,7 @@ def _canonical(config: Mapping[str, Any]) -> str:
 
 @torch.no_grad()
 def build_table(
-    name: str, steps: int, scheduler_config: Config, timetable: Timetable = OWN, skipped: int = 0
+    name: str, steps: int, scheduler_config: Config, skipped: int = 0, timetable: Timetable = OWN
 ) -> SamplerTable:
     """As `probe`, without the cache."""
     if not 1 <= steps <= MAX_STEPS:
@@ -76,7 +76,7 @@ def build_table(
             f"with {skipped} of {steps} steps skipped there is none to run; ask for more strength or steps"
         )
     scheduler = build(name, scheduler_config)
-    walk = Walk(name, steps, scheduler, timetable, skipped)
+    walk = Walk(name, steps, scheduler, skipped, timetable)
     response = measure(walk)
     table = SamplerTable(
         name=name,
@@ -89,7 +89,7 @@ def build_table(
         draws=response.draws,
         levels=response.levels,
     )
-    _check(table, Walk(name, steps, scheduler, timetable, skipped), picture=bool(skipped))
+    _check(table, Walk(name, steps, scheduler, skipped, timetable), picture=bool(skipped))
     return table
 
 

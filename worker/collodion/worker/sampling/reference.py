@@ -75,11 +75,12 @@ class Walk:
     steps, or would make another number of model calls than the straight line that everybody plans with (`counting`).
     """
 
-    def __init__(self, name: str, steps: int, scheduler: Any, timetable: Timetable = OWN, skipped: int = 0) -> None:
+    def __init__(self, name: str, steps: int, scheduler: Any, skipped: int = 0, timetable: Timetable = OWN) -> None:
         self.name, self.steps = name, steps - skipped
         self.scheduler = copy.deepcopy(scheduler)
+        arguments = timetable.arguments(steps, self.scheduler.config)
         with refusing(name):
-            self.scheduler.set_timesteps(**timetable.arguments(steps, self.scheduler.config), device="cpu")
+            self.scheduler.set_timesteps(**arguments, device="cpu")
             self.init_noise_sigma = float(self.scheduler.init_noise_sigma)
         self._check_calls(steps)
         # As the image-to-image pipelines' get_timesteps.
