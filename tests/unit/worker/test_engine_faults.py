@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from collodion.wire.jobs import LatentId, Reason, Stage
-from collodion.worker.families import stable_diffusion
+from collodion.worker.families import latent_diffusion
 
 JOBS = {
     "first": {"sampler": "euler_a", "steps": 4, "seed": 1},
@@ -32,8 +32,8 @@ def interrupt(tiny, monkeypatch):
     """Puts trouble before the tiny model's UNet."""
 
     def put(trouble):
-        unet = tiny._pipeline.unet
-        monkeypatch.setitem(tiny._pipeline.__dict__, "unet", Interrupted(unet, trouble))
+        unet = tiny._architecture.denoiser
+        monkeypatch.setattr(tiny._architecture, "denoiser", Interrupted(unet, trouble))
 
     return put
 
@@ -66,7 +66,7 @@ def test_a_latent_that_goes_non_finite_fails_alone(tiny, drive, undisturbed):
 
 
 def test_a_latent_that_raises_in_the_model_call_fails_alone(tiny, drive, undisturbed, interrupt):
-    poison = tiny.encode([tiny.prepare(run_parameters("poison"))]).conditioning[0].prompt
+    poison = tiny.encode([tiny.prepare(run_parameters("poison"))]).conditioning[0].prompt["states"]
 
     def trouble(inputs, texts):
         if any((text == poison).all() for text in texts):
@@ -108,7 +108,7 @@ def test_a_latent_that_does_not_fit_even_alone_is_told_so(tiny, drive, interrupt
 
 
 def test_an_update_that_fails_half_way_is_as_if_it_had_not_begun(tiny, drive, undisturbed, monkeypatch):
-    advance, calls = stable_diffusion.advance, []
+    advance, calls = latent_diffusion.advance, []
 
     def half_way(rows, outputs):
         calls.append(len(rows))
@@ -117,7 +117,7 @@ def test_an_update_that_fails_half_way_is_as_if_it_had_not_begun(tiny, drive, un
             raise MemoryError
         advance(rows, outputs)
 
-    monkeypatch.setattr(stable_diffusion, "advance", half_way)
+    monkeypatch.setattr(latent_diffusion, "advance", half_way)
     driver = drive(tiny)
     latents = run(driver, JOBS)
     assert calls[:4] == [3, 1, 1, 1]

@@ -12,6 +12,7 @@ from collodion.wire.jobs import Parameters, Reason
 from collodion.worker.config import WorkerConfig
 from collodion.worker.families import model_info
 from collodion.worker.families.rgb_map import fit_rgb_map, to_rgb
+from collodion.worker.families.vae import Vae
 from collodion.worker.models import load_models
 from collodion.worker.pipeline import LatentRefused
 from collodion.worker.sampling.catalog import SAMPLERS
@@ -37,7 +38,7 @@ def test_a_model_is_described_as_its_folder_says(tiny):
     assert (info.min_size, info.max_size, info.size_multiple) == (16, 128, 8)
     assert info.samplers == tuple(SAMPLERS)
     assert info.guided_rows == 2
-    assert info.max_prompt_tokens == tiny._pipeline.tokenizer.model_max_length - 2
+    assert info.max_prompt_tokens == tiny._architecture.pipeline.tokenizer.model_max_length - 2
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -114,7 +115,7 @@ BREAKS = {
     "nothing there": (lambda folder: shutil.rmtree(folder), "not a diffusers folder"),
     "no index": (lambda folder: (folder / "model_index.json").unlink(), "not a diffusers folder"),
     "index is no JSON": (lambda folder: (folder / "model_index.json").write_text("{"), "not a diffusers folder"),
-    "other family": (lambda folder: edit(folder / "model_index.json", _class_name="FluxPipeline"), "is not a Stable"),
+    "other family": (lambda folder: edit(folder / "model_index.json", _class_name="FluxPipeline"), "is a FluxPipeline"),
     "code of its own": (lambda folder: edit(folder / "model_index.json", unet=["my_unet", "Mine"]), "code of its own"),
     "no weights": (remove_weights, "cannot be loaded"),
     "weights only as pickle": (pickle_weights, "cannot be loaded"),
@@ -149,18 +150,17 @@ def test_the_rgb_map_finds_a_vae_that_is_a_linear_map_of_colours():
     mixing = torch.tensor([[0.5, -0.2, 0.1], [0.0, 0.7, 0.3], [-0.4, 0.1, 0.6], [0.2, 0.2, 0.2]])
 
     class Linear:
-        device, dtype, config = "cpu", torch.float32, type("Config", (), {"scaling_factor": 0.5})
-        mode = None
+        device, dtype, config = "cpu", torch.float32, {"scaling_factor": 0.5}
 
         def encode(self, pictures):
             small = torch.nn.functional.avg_pool2d(pictures, 8)
             latents = torch.einsum("bchw,kc->bkhw", small, mixing) + 0.3
-            distribution = type("Distribution", (), {"mode": lambda self: latents})()
+            distribution = type("Distribution", (), {"mean": latents, "std": latents * 0})()
             return type("Encoded", (), {"latent_dist": distribution})()
 
     colours = torch.rand((3, 4, 4), generator=torch.Generator().manual_seed(1))
     latent = (torch.einsum("chw,kc->khw", colours * 2 - 1, mixing) + 0.3) * 0.5
-    picture = to_rgb(latent, fit_rgb_map(Linear(), 8))
+    picture = to_rgb(latent, fit_rgb_map(Vae(Linear(), None, 8)))
     expected = (colours * 255).round().permute(1, 2, 0).numpy()
     assert np.abs(picture.astype(int) - expected).max() <= 2
 

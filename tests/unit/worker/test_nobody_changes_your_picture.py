@@ -164,6 +164,6 @@ def test_the_evaluations_run_are_those_of_the_samplers_table(schedule, run_ahead
     spied = spy(tiny)
     spied.run_ahead = run_ahead
     run_schedule(drive(spied, **bounds(tiny)), schedule)
-    config = tiny._pipeline.scheduler.config
+    config = tiny._architecture.pipeline.scheduler.config
     for fields in JOBS.values():
         assert spied.evaluations[fields["seed"]] == len(probe(fields["sampler"], fields["steps"], config))

@@ -1,4 +1,4 @@
-"""What the Stable Diffusion family keeps of a job and of a latent between two steps."""
+"""What is kept of a job and of a latent between two steps, whatever the architecture."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -6,47 +6,74 @@ from weakref import WeakSet
 
 import torch
 
+from collodion.worker.families.architecture import Texts
+from collodion.worker.families.start import Kept, Scene, Start
 from collodion.worker.pipeline import Plan
 from collodion.worker.sampling.table import SamplerTable
 from collodion.worker.sampling.trajectory import Trajectory
 
+Moved = Callable[[torch.Tensor], torch.Tensor]
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SamplingPlan(Plan):
-    """A plan with its sampler."""
+    """A plan with its sampler, and the picture that it begins from, if any."""
 
     table: SamplerTable
+    scene: Scene | None = None
 
 
 @dataclass(eq=False)
 class Conditioning:
-    """What the text encoder made of a job's prompts: (tokens, width) each; `negative` is None without guidance.
+    """What encoding made of a job's prompts and picture; `negative` is None without guidance by one.
 
     The job's latents share it; `readers` are those of them that are on the device, and it lies on the host when there are none.
     """
 
-    prompt: torch.Tensor
-    negative: torch.Tensor | None
+    prompt: Texts
+    negative: Texts | None
+    start: Start | None = None
     readers: "WeakSet[Denoising]" = field(default_factory=WeakSet)
 
     @property
     def nbytes(self) -> int:
-        """Of both."""
-        return self.prompt.nbytes + (0 if self.negative is None else self.negative.nbytes)
+        """Of everything."""
+        texts = [*self.prompt.values(), *(self.negative or {}).values()]
+        return sum(tensor.nbytes for tensor in texts) + (0 if self.start is None else self.start.nbytes)
 
-    def move(self, moved: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        """Puts what `moved` makes of each tensor in its place."""
-        prompt, negative = moved(self.prompt), None if self.negative is None else moved(self.negative)
-        self.prompt, self.negative = prompt, negative
+    def move(self, moved: Moved) -> None:
+        """Puts what `moved` makes of each tensor in its place; all of them or none."""
+        prompt = {name: moved(tensor) for name, tensor in self.prompt.items()}
+        negative = None if self.negative is None else {name: moved(tensor) for name, tensor in self.negative.items()}
+        start = None if self.start is None else self.start.moved(moved)
+        self.prompt, self.negative, self.start = prompt, negative, start
 
 
 @dataclass(eq=False, slots=True, weakref_slot=True)
 class Denoising:
-    """A latent in the making."""
+    """A latent in the making.
+
+    `channels`, (C', H, W) of the model's dtype, go with the latent into every model call; `kept` is put back after it.
+    """
 
     trajectory: Trajectory
     conditioning: Conditioning
     guidance_scale: float
+    kept: Kept | None = None
+    channels: torch.Tensor | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Of what is its own."""
+        own = self.trajectory.state.nbytes + (0 if self.channels is None else self.channels.nbytes)
+        return own + (0 if self.kept is None else self.kept.nbytes)
+
+    def move(self, moved: Moved) -> None:
+        """Puts what `moved` makes of each of its own tensors in its place; all of them or none."""
+        state = moved(self.trajectory.state)
+        channels = None if self.channels is None else moved(self.channels)
+        kept = None if self.kept is None else self.kept.moved(moved)
+        self.trajectory.state, self.channels, self.kept = state, channels, kept
 
 
 @dataclass(frozen=True, eq=False)

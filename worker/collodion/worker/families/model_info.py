@@ -1,65 +1,71 @@
-"""What a Stable Diffusion folder offers, as clients are told.
+"""What a model offers, as clients are told; made from its configurations, without its weights.
 
 A folder may hold a `collodion.json` of ours beside its `model_index.json`, with any of the keys default_steps, default_sampler,
-default_guidance_scale and license; what it does not say is taken as below.
+default_guidance_scale and license; what it does not say is taken from its architecture.
 """
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from collodion.process.config import ConfigError
 from collodion.wire.jobs import ModelInfo, RefusedSampler
+from collodion.worker.families.architecture import Facts
 from collodion.worker.sampling.catalog import MAX_STEPS, SAMPLERS, SamplerRefused
 from collodion.worker.sampling.counting import line_of
 from collodion.worker.sampling.probing import probe
 from collodion.worker.sampling.reference import Walk, build
 
-_DEFAULTS: Mapping[str, Any] = {
-    "default_steps": 25,
-    "default_sampler": "dpmpp_2m",
-    "default_guidance_scale": 7.5,
-    "license": "",
+_KEYS: Mapping[str, type | tuple[type, ...]] = {
+    "default_steps": int,
+    "default_sampler": str,
+    "default_guidance_scale": (int, float),
+    "license": str,
 }
-_PIXEL_MULTIPLE = 8  # what StableDiffusionPipeline asks for, whatever the VAE
 
 
-def describe(name: str, folder: Path, pipeline: Any, dtype: torch.dtype) -> ModelInfo:
-    """Probes every sampler once, which takes about a second. Raises ConfigError for a bad collodion.json."""
-    own = _own_defaults(name, folder)
-    evaluations, refused = _samplers(own["default_steps"], pipeline.scheduler.config)
+def describe(
+    name: str, family: str, facts: Facts, scheduler: Mapping[str, Any], own: Mapping[str, Any], dtype: str
+) -> ModelInfo:
+    """Probes every sampler once, which takes about a second the first time for a scheduler's configuration.
+
+    own: what its `collodion.json` says. Raises ConfigError if no sampler suits.
+    """
+    steps = int(own.get("default_steps", facts.steps))
+    evaluations, refused = _samplers(steps, scheduler)
     samplers = tuple(evaluations)
-    if own["default_sampler"] not in samplers:
-        if not samplers:
-            raise ConfigError(f"model {name!r}: none of our samplers suits {folder}: {refused[0].reason}")
-        own["default_sampler"] = samplers[0]
-    factor = pipeline.vae_scale_factor
-    multiple = math.lcm(_PIXEL_MULTIPLE, factor)
-    height, width = (side * factor for side in _sides(pipeline.unet.config.sample_size))
+    if not samplers:
+        raise ConfigError(f"model {name!r}: none of our samplers suits it: {refused[0].reason}")
+    sampler = own.get("default_sampler", facts.sampler)
+    width, height = facts.native
     return ModelInfo(
         name=name,
-        family="stable-diffusion",
+        family=family,
         native_width=width,
         native_height=height,
-        min_size=_rounded(min(width, height) // 4, multiple),
-        max_size=_rounded(max(width, height) * 2, multiple),
-        size_multiple=multiple,
+        min_size=_rounded(min(width, height) // 4, facts.multiple),
+        max_size=_rounded(max(width, height) * 2, facts.multiple),
+        size_multiple=facts.multiple,
+        default_steps=steps,
         max_steps=MAX_STEPS,
+        default_sampler=sampler if sampler in samplers else samplers[0],
         samplers=samplers,
         refused_samplers=refused,
-        max_prompt_tokens=pipeline.tokenizer.model_max_length - 2,
-        dtype=str(dtype).removeprefix("torch."),
-        guided_rows=2,
+        default_guidance_scale=own.get("default_guidance_scale", facts.guidance_scale),
+        max_prompt_tokens=facts.text_tokens,
+        dtype=dtype,
+        license=own.get("license", ""),
+        guided_rows=facts.guided_rows,
         evaluations={name: line for name, line in evaluations.items() if line != (1, 0)},
-        **own,
+        base=facts.base,
+        init_images=facts.init_images,
+        masks=facts.masks,
     )
 
 
-def _own_defaults(name: str, folder: Path) -> dict[str, Any]:
+def own_defaults(name: str, folder: Path) -> dict[str, Any]:
+    """What the folder's `collodion.json` says; nothing if there is none. Raises ConfigError."""
     file = folder / "collodion.json"
     try:
         said = json.loads(file.read_text()) if file.exists() else {}
@@ -68,10 +74,9 @@ def _own_defaults(name: str, folder: Path) -> dict[str, Any]:
     if not isinstance(said, dict):
         raise ConfigError(f"model {name!r}: {file}: {said!r} is not an object with keys")
     for key, value in said.items():
-        known = _DEFAULTS.get(key)
-        if known is None or not isinstance(value, int | float if isinstance(known, int | float) else str):
+        if not isinstance(value, _KEYS.get(key, ())):
             raise ConfigError(f"model {name!r}: {file}: {key} = {value!r} is not understood")
-    return {**_DEFAULTS, **said}
+    return said
 
 
 def _samplers(steps: int, config: Mapping[str, Any]) -> tuple[dict[str, tuple[int, int]], tuple[RefusedSampler, ...]]:
@@ -90,10 +95,6 @@ def _calls(sampler: str, config: Mapping[str, Any]) -> tuple[int, int]:
     """Read off the timesteps that its scheduler sets, which takes a millisecond; a probe may take hundreds."""
     scheduler = build(sampler, config)
     return line_of(sampler, lambda steps: len(Walk(sampler, steps, scheduler)))
-
-
-def _sides(sample_size: Any) -> tuple[int, int]:
-    return (sample_size, sample_size) if isinstance(sample_size, int) else tuple(sample_size)
 
 
 def _rounded(pixels: int, multiple: int) -> int:

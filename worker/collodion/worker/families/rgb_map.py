@@ -5,11 +5,11 @@ is paired with the mean colour of the square that it stands for. (The idea is Bi
 for Stable Diffusion by hand.)
 """
 
-from typing import Any
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+from collodion.worker.families.vae import Vae
 
 _PICTURES = 6
 _PATCHES = 4  # a side
@@ -19,15 +19,12 @@ _SEED = 20261120
 
 
 @torch.inference_mode()
-def fit_rgb_map(vae: Any, factor: int) -> torch.Tensor:
-    """float32 (channels + 1, 3) on the CPU: colour in 0..1 = [latent, 1] @ map, the latent as the denoiser sees it.
-
-    vae: an AutoencoderKL. factor: pixels of a latent pixel's side.
-    """
-    pictures = _patchwork(_LATENT_SIDE * factor)
-    encoded = vae.encode((pictures * 2 - 1).to(vae.device, vae.dtype)).latent_dist.mode() * vae.config.scaling_factor
-    latents = encoded.float().cpu().permute(0, 2, 3, 1).flatten(0, 2)
-    colours = torch.nn.functional.avg_pool2d(pictures, factor).permute(0, 2, 3, 1).flatten(0, 2)
+def fit_rgb_map(vae: Vae) -> torch.Tensor:
+    """float32 (channels + 1, 3) on the CPU: colour in 0..1 = [latent, 1] @ map, the latent as the denoiser sees it."""
+    pictures = _patchwork(_LATENT_SIDE * vae.factor)
+    encoded = vae.normalise(torch.stack([posterior.mean for posterior in vae.encode(pictures * 2 - 1)]))
+    latents = encoded.cpu().permute(0, 2, 3, 1).flatten(0, 2)
+    colours = torch.nn.functional.avg_pool2d(pictures, vae.factor).permute(0, 2, 3, 1).flatten(0, 2)
     inputs = torch.cat([latents, torch.ones(len(latents), 1)], dim=1).double()
     gram = inputs.T @ inputs
     gram += _RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.float64)

@@ -1,53 +1,60 @@
 """The tensors of a step batch that stay the same from step to step while the same latents run together."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
+from collodion.worker.families.architecture import Rows, collate, pad
 from collodion.worker.families.denoising import Denoising
 from collodion.worker.families.device import Device
-
-
-def pad(rows: torch.Tensor, size: int) -> torch.Tensor:
-    """`rows` with zeros behind them up to `size` rows; a `size` below their number changes nothing."""
-    if size <= len(rows):
-        return rows
-    return torch.cat([rows, rows.new_zeros(size - len(rows), *rows.shape[1:])])
 
 
 class StepBatch:
     """Rows of one model call: every latent with its prompt, then the guided ones again with their negative prompt.
 
-    size: rows of the call at least; zeros fill it up. texts: (size, tokens, width). guided: int64, the latents with guidance.
+    size: rows of the call at least; zeros fill it up. guided: int64, the latents with a negative row.
     """
 
     def __init__(self, states: Sequence[Denoising], size: int, device: Device) -> None:
         self.states = states
         self.trajectories = [state.trajectory for state in states]
         negatives = [state.conditioning.negative for state in states]
+        self._device = device
         self._guided = [row for row, negative in enumerate(negatives) if negative is not None]
         self._rows = len(states) + len(self._guided)
         self.size = max(size, self._rows)
-        texts = [state.conditioning.prompt for state in states] + [text for text in negatives if text is not None]
-        self.texts = pad(torch.stack(texts), self.size)
+        prompts = [state.conditioning.prompt for state in states]
+        self._texts = collate([*prompts, *(text for text in negatives if text is not None)], self.size)
         self.guided = torch.tensor(self._guided, dtype=torch.int64).to(device.place)
-        scales = torch.tensor([states[row].guidance_scale for row in self._guided], dtype=torch.float32)
-        self._scales = scales.to(device.place)[:, None, None, None]
+        self._order = [*range(len(states)), *self._guided]
+        scales = torch.tensor([states[row].guidance_scale for row in self._order], dtype=torch.float32)
+        self._guidance = pad(scales, self.size).to(device.place)
+        self._channels = self._more_channels()
 
-    def timesteps(self) -> torch.Tensor:
-        """float32 (size,) on the host; the UNet turns whole numbers into float32 before anything else, too."""
-        timesteps = [row.timestep for row in self.trajectories]
-        timesteps += [timesteps[row] for row in self._guided]
-        return pad(torch.tensor(timesteps, dtype=torch.float32), self.size)
+    def rows(self, latents: torch.Tensor) -> Rows:
+        """The model call. latents: float32 (latents, C, H, W), as the model is to be given them."""
+        inputs = pad(torch.cat([latents, latents[self.guided]]), self.size).to(self._device.dtype)
+        if self._channels is not None:
+            inputs = torch.cat([inputs, self._channels], dim=1)
+        # Whole numbers become float32 inside of a UNet before anything else, too.
+        timesteps = torch.tensor([self.trajectories[row].timestep for row in self._order], dtype=torch.float32)
+        timesteps = pad(timesteps, self.size).to(self._device.place, non_blocking=True)
+        return Rows(inputs, timesteps, self._texts, self._guidance)
 
-    def guide(self, predicted: torch.Tensor) -> torch.Tensor:
-        """Classifier-free guidance (Ho and Salimans 2022, equation 6, as diffusers counts its scale), row by row.
-
-        predicted: float32 (size, C, H, W). Returns (latents, C, H, W).
-        """
+    def guide(
+        self,
+        predicted: torch.Tensor,
+        guidance: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
+    ) -> torch.Tensor:
+        """What `guidance` makes of the guided ones, and the others. predicted: float32 (size, C, H, W). Returns (latents, C, H, W)."""
         prompted = predicted[: len(self.states)]
         if not self._guided:
             return prompted
         negative = predicted[len(self.states) : self._rows]
-        guided = negative + self._scales * (prompted[self.guided] - negative)
-        return prompted.index_copy(0, self.guided, guided)
+        scales = self._guidance[len(self.states) : self._rows, None, None, None]
+        return prompted.index_copy(0, self.guided, guidance(prompted[self.guided], negative, scales))
+
+    def _more_channels(self) -> torch.Tensor | None:
+        channels = [self.states[row].channels for row in self._order]
+        present = [one for one in channels if one is not None]
+        return pad(torch.stack(present), self.size) if present else None

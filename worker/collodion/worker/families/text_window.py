@@ -10,10 +10,10 @@ _LONGEST_QUOTE = 200  # characters of what is cut off that a client is shown
 class TextWindow:
     """Counts tokens, beside the text encoder: a tokenizer serves one thread at a time, so this one is a copy."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, tokens: int) -> None:
         self._tokenizer = copy.deepcopy(tokenizer)
         self._lock = threading.Lock()
-        self.tokens: int = tokenizer.model_max_length - 2
+        self.tokens = tokens
 
     def cut(self, what: str, text: str) -> str | None:
         """A sentence on what the model will not read of `text`; None if it reads everything."""

@@ -1,0 +1,56 @@
+"""Tiny models by name: as ours, and as diffusers' own pipelines."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # these tests share the tiny models
+
+
+@pytest.fixture(scope="session")
+def family_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a tiny model, saved once."""
+    from tiny_models import save
+
+    root = tmp_path_factory.mktemp("families")
+    return lambda name: root / name if (root / name).exists() else save(name, root / name)
+
+
+@pytest.fixture(scope="session")
+def load_family(family_folder: Callable[[str], Path]) -> Callable[..., Any]:
+    """A tiny model as our pipeline, loaded once for the same settings."""
+    from collodion.worker.config import WorkerConfig
+    from collodion.worker.models import load_models
+
+    loaded: dict[tuple[Any, ...], Any] = {}
+
+    def load(name: str, **settings: Any) -> Any:
+        key = (name, *sorted(settings.items()))
+        if key not in loaded:
+            config = WorkerConfig(models=(f"{name}={family_folder(name)}",), device="cpu", threads=1, **settings)
+            loaded[key] = load_models(config)[1][name]
+        return loaded[key]
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def reference_of(family_folder: Callable[[str], Path]) -> Callable[..., Any]:
+    """A tiny model as diffusers' pipeline of this class (by default the one it was saved as)."""
+    import diffusers
+
+    loaded: dict[tuple[str, str], Any] = {}
+
+    def load(name: str, pipeline_class: str = "DiffusionPipeline") -> Any:
+        if (name, pipeline_class) not in loaded:
+            extra = {"safety_checker": None} if name.startswith(("sd1", "sd2")) else {}
+            made = getattr(diffusers, pipeline_class).from_pretrained(family_folder(name), **extra)
+            made.set_progress_bar_config(disable=True)
+            made.own_config = dict(made.scheduler.config)
+            loaded[name, pipeline_class] = made
+        return loaded[name, pipeline_class]
+
+    return load

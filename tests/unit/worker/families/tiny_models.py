@@ -1,0 +1,154 @@
+"""Models of the real architectures, so small that a step takes milliseconds, with random weights: each saved as a diffusers folder.
+
+Their weights are made such that prompt, guidance and seed all show in the picture, and rounding does not grow from step to step.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+TOKENIZER = Path(__file__).parents[4] / "worker" / "collodion" / "worker" / "shapes" / "tokenizer"
+
+BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+
+
+def clip_tokenizer() -> CLIPTokenizer:
+    return CLIPTokenizer.from_pretrained(TOKENIZER)
+
+
+def clip(tokenizer: Any, width: int = 16, projected: bool = False) -> Any:
+    """A CLIP text encoder of one layer."""
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        projection_dim=8,
+        max_position_embeddings=tokenizer.model_max_length,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    encoder = CLIPTextModelWithProjection(config) if projected else CLIPTextModel(config)
+    with torch.no_grad():
+        encoder.get_input_embeddings().weight.mul_(50)
+    return encoder
+
+
+def unet(**options: Any) -> UNet2DConditionModel:
+    """8x8 latents."""
+    made = UNet2DConditionModel(
+        **{
+            "sample_size": 8,
+            "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+            "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+            "block_out_channels": (8, 8),
+            "norm_num_groups": 4,
+            "layers_per_block": 1,
+            "attention_head_dim": 2,
+            "cross_attention_dim": 16,
+            **options,
+        }
+    )
+    with torch.no_grad():
+        made.conv_out.weight.mul_(2)
+        for name, weight in made.named_parameters():
+            if "attn2.to_" in name:
+                weight.mul_(3)
+    return made
+
+
+def autoencoder(**options: Any) -> AutoencoderKL:
+    """64x64 pictures to 8x8 latents."""
+    return AutoencoderKL(
+        **{
+            "down_block_types": ("DownEncoderBlock2D",) * 4,
+            "up_block_types": ("UpDecoderBlock2D",) * 4,
+            "block_out_channels": (4, 4, 4, 4),
+            "norm_num_groups": 2,
+            "layers_per_block": 1,
+            "sample_size": 64,
+            **options,
+        }
+    )
+
+
+def stable_diffusion(scheduler: Any, **unet_options: Any) -> StableDiffusionPipeline:
+    tokenizer = clip_tokenizer()
+    parts = autoencoder(), clip(tokenizer), tokenizer, unet(**unet_options), scheduler
+    return StableDiffusionPipeline(*parts, None, None, requires_safety_checker=False)
+
+
+def sd1() -> Any:
+    return stable_diffusion(DDIMScheduler(clip_sample=False, set_alpha_to_one=False, **BETAS))
+
+
+def sd2_v() -> Any:
+    scheduler = DDIMScheduler(clip_sample=False, set_alpha_to_one=False, prediction_type="v_prediction", **BETAS)
+    return stable_diffusion(scheduler, use_linear_projection=True)
+
+
+def sd1_inpainting() -> Any:
+    return stable_diffusion(
+        DDIMScheduler(clip_sample=False, set_alpha_to_one=False, **BETAS), in_channels=9, out_channels=4
+    )
+
+
+def stable_diffusion_xl(scheduler: Any, **options: Any) -> StableDiffusionXLPipeline:
+    tokenizer = clip_tokenizer()
+    denoiser = unet(
+        addition_embed_type="text_time",
+        addition_time_embed_dim=4,
+        projection_class_embeddings_input_dim=4 * 6 + 8,
+        cross_attention_dim=16 + 12,
+        use_linear_projection=True,
+        **options,
+    )
+    return StableDiffusionXLPipeline(
+        vae=autoencoder(scaling_factor=0.13025),
+        text_encoder=clip(tokenizer),
+        text_encoder_2=clip(tokenizer, width=12, projected=True),
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer,
+        unet=denoiser,
+        scheduler=scheduler,
+        add_watermarker=False,
+    )
+
+
+def sdxl() -> Any:
+    return stable_diffusion_xl(EulerDiscreteScheduler(**BETAS))
+
+
+def sdxl_turbo() -> Any:
+    return stable_diffusion_xl(EulerAncestralDiscreteScheduler(timestep_spacing="trailing", **BETAS))
+
+
+MODELS: dict[str, Callable[[], Any]] = {
+    "sd1": sd1,
+    "sd2_v": sd2_v,
+    "sd1_inpainting": sd1_inpainting,
+    "sdxl": sdxl,
+    "sdxl_turbo": sdxl_turbo,
+}
+
+
+def save(name: str, folder: Path) -> Path:
+    """A model, always with the same weights, as a diffusers folder."""
+    torch.manual_seed(0)
+    pipeline = MODELS[name]()
+    pipeline.save_pretrained(folder)
+    return folder

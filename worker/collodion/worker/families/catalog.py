@@ -1,0 +1,12 @@
+"""Which architecture runs which of diffusers' pipelines."""
+
+from collodion.worker.families.architecture import Architecture
+from collodion.worker.families.stable_diffusion import StableDiffusion
+from collodion.worker.families.stable_diffusion_xl import StableDiffusionXL
+
+ARCHITECTURES: tuple[type[Architecture], ...] = (StableDiffusion, StableDiffusionXL)
+
+
+def architecture_of(pipeline_class: str) -> type[Architecture] | None:
+    """None if nobody runs it."""
+    return next((one for one in ARCHITECTURES if pipeline_class in one.pipelines), None)

@@ -1,0 +1,245 @@
+"""Latent diffusion models, whatever their architecture: diffusers' own components, with our loop around them.
+
+Reference: diffusers' pipeline of the architecture, with the same seed (CPU generator), sampler, steps, guidance scale and negative prompt.
+
+1. What architectures do differently is in `Architecture`; what they share is here.
+2. Latents and everything that a sampler does are float32; the model gets its own dtype.
+3. Reproducible: encode, step and decode batches are padded with zeros to one size each, so that the kernels that run, and with
+   them the rounding of a row, are the same whatever runs beside it. Prompts of different lengths are then different model calls.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from collodion.wire.jobs import Failure, ModelInfo, Parameters, Reason
+from collodion.worker.config import WorkerConfig
+from collodion.worker.families.architecture import Architecture, Texts, pad
+from collodion.worker.families.clean_estimate import CleanEstimate
+from collodion.worker.families.denoising import Conditioning, Denoising, Evaluation, SamplingPlan
+from collodion.worker.families.device import Device, memory_errors
+from collodion.worker.families.rgb_map import fit_rgb_map, to_rgb
+from collodion.worker.families.start import Kept, Scene, Start, beginning
+from collodion.worker.families.step_batch import StepBatch
+from collodion.worker.families.text_window import TextWindow
+from collodion.worker.pipeline import Decoded, Encoded, LatentRefused, Picture, Stepped
+from collodion.worker.sampling.catalog import SamplerRefused
+from collodion.worker.sampling.noise import NoiseSource
+from collodion.worker.sampling.probing import probe
+from collodion.worker.sampling.trajectory import Trajectory
+from collodion.worker.sampling.update import advance, model_inputs
+from collodion.worker.uploads import Uploads
+
+
+class LatentDiffusion:
+    """See the module, and Pipeline for what each method promises."""
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        info: ModelInfo,
+        config: WorkerConfig,
+        device: Device,
+        uploads: Uploads,
+    ) -> None:
+        self.info = info
+        self._uploads = uploads
+        self.run_ahead = device.run_ahead
+        self._architecture = architecture
+        self._vae = architecture.vae
+        self._device = device
+        self._scheduler_config = architecture.pipeline.scheduler.config
+        self._window = TextWindow(architecture.pipeline.tokenizer, info.max_prompt_tokens)
+        self._rgb_map = fit_rgb_map(architecture.vae)
+        padded = config.reproducible
+        self._encode_rows = 2 * config.encode_batch if padded else 0
+        self._step_rows = 2 * config.max_batch if padded else 0
+        self._decode_rows = config.decode_batch if padded else 0
+        self._clean_estimate = CleanEstimate(architecture.pipeline.scheduler)
+        self._batch: StepBatch | None = None
+        self._last: Evaluation | None = None
+
+    @property
+    def weight_bytes(self) -> int:
+        """See Pipeline."""
+        parts = [part for part in self._architecture.pipeline.components.values() if isinstance(part, torch.nn.Module)]
+        return sum(tensor.nbytes for part in parts for tensor in (*part.parameters(), *part.buffers()))
+
+    def close(self) -> None:
+        """See Pipeline."""
+        self._batch = self._last = None
+        del self._architecture, self._vae
+        if self._device.place.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def prepare(self, parameters: Parameters) -> SamplingPlan:
+        """See Pipeline."""
+        try:
+            table = probe(parameters.sampler, parameters.steps, self._scheduler_config, parameters.skipped_steps)
+        except SamplerRefused as refused:
+            raise LatentRefused(Failure(reason=Reason.SAMPLER_REFUSED, message=refused.reason)) from refused
+        prompts = {"prompt": parameters.prompt}
+        if self._has_negative(parameters):
+            prompts["negative prompt"] = parameters.negative_prompt
+        warnings = [
+            ("PROMPT_TRUNCATED", cut) for what, text in prompts.items() if (cut := self._window.cut(what, text))
+        ]
+        if parameters.negative_prompt and not self._architecture.negative_prompts:
+            warnings.append(("NEGATIVE_PROMPT_IGNORED", f"{parameters.model} reads no negative prompt"))
+        course = (*table.step_of, table.steps)
+        return SamplingPlan(parameters, course, tuple(warnings), table=table, scene=self._scene(parameters))
+
+    @torch.inference_mode()
+    def encode(self, plans: Sequence[SamplingPlan]) -> Encoded[Conditioning]:
+        """See Pipeline."""
+        jobs = [plan.parameters for plan in plans]
+        texts = [(job.prompt, False) for job in jobs]
+        texts += [(job.negative_prompt, True) for job in jobs if self._has_negative(job)]
+        different = dict.fromkeys(texts)
+        with self._device.span() as span, memory_errors():
+            padding = [("", False)] * (self._encode_rows - len(different))
+            rows = [*different, *padding]
+            encoded = self._architecture.encode([text for text, _ in rows], [negative for _, negative in rows])
+            states = dict(zip(different, encoded, strict=False))
+            conditioning = [
+                Conditioning(
+                    _own(states[job.prompt, False]),
+                    _own(states[job.negative_prompt, True]) if self._has_negative(job) else None,
+                    None if plan.scene is None else Start.encoded(plan.scene, self._vae, self._device.place),
+                )
+                for plan, job in zip(plans, jobs, strict=True)
+            ]
+        return Encoded(span, conditioning)
+
+    @torch.inference_mode()
+    def begin(self, plan: SamplingPlan, conditioning: Conditioning, seed: int) -> Denoising:
+        """See Pipeline."""
+        parameters = plan.parameters
+        shape = self._architecture.latent_shape(parameters.width, parameters.height)
+        with memory_errors():
+            noise = NoiseSource(seed, shape, self._device.dtype)
+            drawn = beginning(conditioning.start, parameters.strength, self._vae, noise, self._architecture.sees_masks)
+            trajectory = Trajectory.begin_from(plan.table, noise, drawn.noise, drawn.clean, self._device.place)
+            channels = None if drawn.channels is None else drawn.channels.to(self._device.dtype)
+            state = Denoising(trajectory, conditioning, parameters.guidance_scale, drawn.kept, channels)
+            self._read(state)
+        return state
+
+    @torch.inference_mode()
+    def step(self, states: Sequence[Denoising]) -> Stepped:
+        """See Pipeline."""
+        with self._device.span() as span, memory_errors():
+            batch = self._batch_of(states)
+            inputs = model_inputs(batch.trajectories)
+            predicted = self._architecture.predict(batch.rows(inputs)).float()
+            outputs = batch.guide(predicted, self._architecture.guide)
+            last = Evaluation(states, inputs, outputs, [row.timestep for row in batch.trajectories])
+            # One reduction for the batch: a sum is finite only if everything in it is.
+            lost = self._device.to_host(~outputs.sum(dim=(1, 2, 3)).isfinite())
+            _advance_or_restore(states, outputs)
+        self._last = last
+        return Stepped(span, lambda: lost.nonzero().flatten().tolist())
+
+    @torch.inference_mode()
+    def decode(self, states: Sequence[Denoising]) -> Decoded:
+        """See Pipeline."""
+        with self._device.span() as span, memory_errors():
+            latents = pad(torch.stack([state.trajectory.latent for state in states]), self._decode_rows)
+            decoded = self._vae.decode(latents)[: len(states)]
+            lost = self._device.to_host(~decoded.float().sum(dim=(1, 2, 3)).isfinite())
+            pictures = self._device.to_host(self._vae.pixels(decoded))
+        return Decoded(
+            span, lambda: [None if bad else picture.numpy() for bad, picture in zip(lost, pictures, strict=True)]
+        )
+
+    @torch.inference_mode()
+    def park(self, state: Denoising) -> None:
+        """See Pipeline."""
+        with memory_errors():
+            state.trajectory.compact()
+
+    def state_bytes(self, state: Denoising) -> int:
+        """See Pipeline."""
+        return state.nbytes + state.conditioning.nbytes
+
+    @torch.inference_mode()
+    def spill(self, state: Denoising) -> None:
+        """See Pipeline. The prompts go with the last of their job's latents."""
+        readers = state.conditioning.readers
+        with memory_errors():
+            if len(readers) == 1:
+                state.conditioning.move(self._device.to_host)
+            state.move(self._device.to_host)
+        readers.discard(state)
+
+    @torch.inference_mode()
+    def recall(self, state: Denoising) -> None:
+        """See Pipeline."""
+        with memory_errors():
+            state.move(self._device.to_device)
+            self._read(state)
+
+    @torch.inference_mode()
+    def snapshot(self, state: Denoising) -> torch.Tensor:
+        """See Pipeline: what the last model call believed the finished latent to be, or the latent if it was not in it."""
+        last = self._last
+        if last is None or state not in last.states:
+            return model_inputs([state.trajectory])[0]
+        row = last.states.index(state)
+        return self._clean_estimate(last.inputs[row], last.outputs[row], last.timesteps[row])
+
+    @torch.inference_mode()
+    def preview(self, snapshot: torch.Tensor) -> Picture:
+        """See Pipeline. On a GPU this thread waits for what was queued before, and no other one does."""
+        return to_rgb(snapshot.cpu(), self._rgb_map)
+
+    def _has_negative(self, parameters: Parameters) -> bool:
+        return parameters.guided and self._architecture.negative_prompts
+
+    def _scene(self, parameters: Parameters) -> Scene | None:
+        size = parameters.width, parameters.height
+        sees_masks = self._architecture.sees_masks
+        if not parameters.init_image:
+            return Scene.blank(size) if sees_masks else None
+        mask = self._uploads.mask(parameters.mask_image) if parameters.mask_image else None
+        scene = Scene.read(self._vae, self._uploads.picture(parameters.init_image), mask, size)
+        return scene.all_anew() if sees_masks else scene
+
+    def _read(self, state: Denoising) -> None:
+        state.conditioning.move(self._device.to_device)
+        state.conditioning.readers.add(state)
+
+    def _batch_of(self, states: Sequence[Denoising]) -> StepBatch:
+        if self._batch is None or self._batch.states != states:
+            self._batch = StepBatch(list(states), self._step_rows, self._device)
+        return self._batch
+
+
+def _own(texts: Texts) -> Texts:
+    """Copies: a view of the batch would keep all of it in memory until the last of its jobs is gone."""
+    return {name: tensor.clone() for name, tensor in texts.items()}
+
+
+def _advance_or_restore(states: Sequence[Denoising], outputs: torch.Tensor) -> None:
+    """`advance`, all or nothing: if memory ends in the middle of it, no row has moved and no noise is spent."""
+    rows = [state.trajectory for state in states]
+    before = [(row, row.state, row.call, _noise_state(row)) for row in rows]
+    try:
+        advance(rows, outputs)
+        for state in states:
+            if state.kept is not None:
+                _put_back(state.kept, state.trajectory)
+    except BaseException:
+        for row, tensors, call, noise in before:
+            row.state, row.call = tensors, call
+            if noise is not None:
+                row.noise.import_state(noise)
+        raise
+
+
+def _put_back(kept: Kept, row: Trajectory) -> None:
+    row.state[0] = kept.put_back(row.latent, *row.table.levels[row.call])
+
+
+def _noise_state(row: Trajectory) -> bytes | None:
+    return None if row.table.draws[row.call] is None else row.noise.export_state()

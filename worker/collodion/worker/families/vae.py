@@ -1,0 +1,76 @@
+"""The autoencoder: pictures to latents as the denoiser sees them, and back.
+
+The denoiser sees a VAE's latent normalised: (latent - offset) · scale, each a number or one for every channel. What a configuration calls
+shift_factor, scaling_factor, latents_mean and latents_std comes down to that.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from diffusers.image_processor import VaeImageProcessor
+
+
+class Posterior(NamedTuple):
+    """What a picture was encoded to, before normalising: mean and standard deviation, (C, H, W) each, of the VAE's dtype."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+
+class Vae:
+    """An AutoencoderKL and its image processor; `factor` is how many pixels a latent pixel's side stands for."""
+
+    def __init__(self, vae: Any, image_processor: Any, factor: int) -> None:
+        self.factor = factor
+        self.image_processor = image_processor
+        # As the inpainting pipelines have it.
+        self.mask_processor = VaeImageProcessor(
+            vae_scale_factor=factor, do_normalize=False, do_binarize=True, do_convert_grayscale=True
+        )
+        self._vae = vae
+        if vae.dtype is torch.float16 and vae.config.get("force_upcast"):
+            vae.to(torch.float32)  # SDXL's overflows in float16: diffusers goes back and forth at every picture
+        self._offset, self._scale = self._normalisation()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What it computes in."""
+        dtype: torch.dtype = self._vae.dtype
+        return dtype
+
+    def encode(self, pictures: torch.Tensor) -> list[Posterior]:
+        """pictures: (N, 3, H, W) in -1..1."""
+        encoded = self._encoded(pictures.to(self._vae.device, self._vae.dtype))
+        return [Posterior(mean, std) for mean, std in zip(encoded.mean, encoded.std, strict=True)]
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """latents: float32 (N, C, H, W), normalised. Returns (N, 3, H, W) around -1..1."""
+        return self._decoded((latents / self._scale + self._offset).to(self._vae.dtype))
+
+    def normalise(self, latents: torch.Tensor) -> torch.Tensor:
+        """latents: (..., C, H, W) as the VAE gives them. Returns float32."""
+        return (latents.float() - self._offset) * self._scale
+
+    def pixels(self, decoded: torch.Tensor) -> torch.Tensor:
+        """From what `decode` gives to uint8 (N, H, W, 3)."""
+        pixels: torch.Tensor = self.image_processor.postprocess(decoded, output_type="pt").float()
+        return (pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+    def _encoded(self, pictures: torch.Tensor) -> Any:
+        return self._vae.encode(pictures).latent_dist
+
+    def _decoded(self, latents: torch.Tensor) -> torch.Tensor:
+        decoded: torch.Tensor = self._vae.decode(latents, return_dict=False)[0]
+        return decoded
+
+    def _normalisation(self) -> tuple[torch.Tensor, torch.Tensor]:
+        config, device = self._vae.config, self._vae.device
+        scale = torch.tensor(float(config.get("scaling_factor") or 1.0), device=device)
+        mean, std = config.get("latents_mean"), config.get("latents_std")
+        if mean is not None and std is not None:
+            return _per_channel(mean, device), scale / _per_channel(std, device)
+        return torch.tensor(float(config.get("shift_factor") or 0.0), device=device), scale
+
+
+def _per_channel(values: Any, device: torch.device) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float32, device=device)[:, None, None]
