@@ -1,0 +1,214 @@
+"""Looks through a models directory, in whatever layout people have: flat, ComfyUI's, A1111's, a Hugging Face cache.
+
+1. What a file is, its keys say, not its folder. A folder with a `model_index.json` is a model, one with a `config.json` a part.
+2. Links are followed, each directory is looked at once, hidden ones never. Whatever cannot be used is a Refusal; nothing ends a scan.
+3. What has not changed since the previous scan (its files, their sizes and times) is not opened again.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from collodion.worker.registry.errors import ModelUnusable
+from collodion.worker.registry.files import MODEL_SUFFIXES, PICKLE_SUFFIXES, beside, read_file, read_pickle
+from collodion.worker.registry.folders import INDEX, read_folder, read_vae_folder
+from collodion.worker.registry.naming import Found, named
+from collodion.worker.registry.sources import AdapterSource, ModelSource, Refusal, Registry, VaeSource
+
+_DEEPEST = 12
+_MOST_ENTRIES = 500_000
+_NOT_OURS = frozenset({"__pycache__", "node_modules", "site-packages", "venv", "blobs", "refs"})
+
+Outcome = ModelSource | AdapterSource | VaeSource | Refusal | None
+"""What became of a candidate; it has no name yet. None: it is nothing that we read, and nothing that anybody expects us to."""
+
+Signature = tuple[tuple[int, ...], ...]
+
+
+class Seen(NamedTuple):
+    """A candidate as it was when it was looked at, and what it was."""
+
+    signature: Signature
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    path: Path
+    below: Path
+    is_folder: bool
+
+
+def scan(directory: Path, previous: Registry | None = None) -> Registry:
+    """Everything in this directory. `previous` is an earlier scan of the same one, which makes this one cheap."""
+    before: Mapping[Path, Seen] = previous.seen if previous is not None else {}
+    seen: dict[Path, Seen] = {}
+    found: dict[_Candidate, Outcome] = {}
+    walk = _Walk(directory)
+    for candidate in walk:
+        signature = _signature(candidate)
+        known = before.get(candidate.path)
+        if known is None or known.signature != signature:
+            known = Seen(signature, _looked_at(candidate))
+        seen[candidate.path] = known
+        found[candidate] = known.outcome
+    refusals = [*walk.refusals, *(outcome for outcome in found.values() if isinstance(outcome, Refusal))]
+    vaes = _named(found, VaeSource, refusals)
+    adapters = _named(found, AdapterSource, refusals)
+    models = _with_vaes(_named(found, ModelSource, refusals), vaes, refusals)
+    refusals.sort(key=lambda refusal: refusal.path)
+    return Registry(directory, models, adapters, vaes, tuple(refusals), seen)
+
+
+def read_model(path: Path, name: str) -> ModelSource:
+    """The model in this folder or single file, under a name that is given. Raises ModelUnusable."""
+    path = path.expanduser().absolute()
+    if path.is_dir():
+        if not (path / INDEX).is_file():
+            raise ModelUnusable(f"{path} is not a diffusers folder: it has no {INDEX}")
+        return read_folder(path, name)
+    outcome = read_pickle(path) if path.suffix.lower() in PICKLE_SUFFIXES else read_file(path)
+    if isinstance(outcome, Refusal):
+        raise ModelUnusable(outcome.reason)
+    if not isinstance(outcome, ModelSource):
+        raise ModelUnusable(f"{path} is not a model")
+    return replace(outcome, name=name)
+
+
+# ---------------------------------------------------------------------- the walk
+
+
+class _Walk:
+    """All candidates below a directory; `refusals` grows with what could not be walked through."""
+
+    def __init__(self, directory: Path) -> None:
+        self.refusals: list[Refusal] = []
+        self._directory = directory
+        self._visited: set[tuple[int, int]] = set()
+        self._entries = 0
+
+    def __iter__(self) -> Iterator[_Candidate]:
+        yield from self._inside(self._directory, Path(), 0)
+        embeddings = self._directory.parent / "embeddings"
+        # As A1111's web UI has it: beside its models.
+        if (self._directory / "Stable-diffusion").is_dir() and embeddings.is_dir():
+            yield from self._inside(embeddings, Path("embeddings"), 1)
+
+    def _inside(self, folder: Path, below: Path, depth: int) -> Iterator[_Candidate]:
+        entries = self._listed(folder, depth)
+        names = {entry.name for entry in entries}
+        if INDEX in names or "config.json" in names:
+            yield _Candidate(folder, below, is_folder=True)
+            return
+        if "snapshots" in names and folder.name.startswith("models--"):
+            yield from self._snapshot(folder, below, depth)
+            return
+        for entry in entries:
+            if entry.name.startswith(".") or entry.name in _NOT_OURS:
+                continue
+            path = folder / entry.name
+            if _is_directory(entry):
+                yield from self._inside(path, below / entry.name, depth + 1)
+            elif path.suffix.lower() in MODEL_SUFFIXES + PICKLE_SUFFIXES:
+                yield _Candidate(path, below / entry.name, is_folder=False)
+
+    def _listed(self, folder: Path, depth: int) -> list["os.DirEntry[str]"]:
+        """Its entries, by name; none if it was here before, or cannot be listed."""
+        try:
+            said = folder.stat()
+            if (said.st_dev, said.st_ino) in self._visited:
+                return []
+            self._visited.add((said.st_dev, said.st_ino))
+            with os.scandir(folder) as listing:
+                entries = sorted(listing, key=lambda entry: entry.name)
+        except OSError as error:
+            self.refusals.append(Refusal(folder, f"{folder} cannot be listed: {error.strerror or error}"))
+            return []
+        self._entries += len(entries)
+        if depth > _DEEPEST or self._entries > _MOST_ENTRIES:
+            why = f"{folder} is not looked at: it is too deep, or there are more than {_MOST_ENTRIES} files"
+            self.refusals.append(Refusal(folder, why))
+            return []
+        return entries
+
+    def _snapshot(self, folder: Path, below: Path, depth: int) -> Iterator[_Candidate]:
+        """Of a repository in a Hugging Face cache: what `main` is, or else the newest."""
+        revisions = [path for path in (folder / "snapshots").iterdir() if path.is_dir()]
+        try:
+            main = (folder / "refs" / "main").read_text().strip()
+        except (OSError, ValueError):
+            main = ""
+        chosen = max(revisions, key=lambda path: (path.name == main, path.stat().st_mtime_ns, path.name), default=None)
+        if chosen is not None:
+            yield from self._inside(chosen, below / "snapshots" / chosen.name, depth + 2)
+
+
+def _is_directory(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+# ---------------------------------------------------------------------- one candidate
+
+
+def _looked_at(candidate: _Candidate) -> Outcome:
+    path = candidate.path
+    try:
+        if not candidate.is_folder:
+            return read_pickle(path) if path.suffix.lower() in PICKLE_SUFFIXES else read_file(path)
+        return read_folder(path, "") if (path / INDEX).is_file() else read_vae_folder(path, "")
+    except ModelUnusable as error:
+        return Refusal(path, error.reason)
+    except OSError as error:
+        return Refusal(path, f"{path} cannot be read: {error.strerror or error}")
+
+
+def _signature(candidate: _Candidate) -> Signature:
+    if not candidate.is_folder:
+        return (_state(candidate.path), *(_state(path) for path in beside(candidate.path)))
+    states: list[tuple[int, ...]] = []
+    for folder in (candidate.path, *sorted(path for path in candidate.path.iterdir() if path.is_dir())):
+        states += [_state(path) for path in sorted(folder.iterdir())]
+    return tuple(states)
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    try:
+        said = path.stat()
+    except OSError:
+        return ()
+    return said.st_dev, said.st_ino, said.st_size, said.st_mtime_ns
+
+
+# ---------------------------------------------------------------------- all of them
+
+_Named = TypeVar("_Named", ModelSource, AdapterSource, VaeSource)
+
+
+def _named(found: Mapping[_Candidate, Outcome], kind: type[_Named], refusals: list[Refusal]) -> dict[str, _Named]:
+    ours = {candidate.path: outcome for candidate, outcome in found.items() if isinstance(outcome, kind)}
+    which = [Found(each.path, each.below, not each.is_folder) for each in found if each.path in ours]
+    names, nameless = named(which)
+    refusals += nameless
+    return {name: replace(ours[each.path], name=name) for name, each in sorted(names.items())}
+
+
+def _with_vaes(
+    models: Mapping[str, ModelSource], vaes: Mapping[str, VaeSource], refusals: list[Refusal]
+) -> dict[str, ModelSource]:
+    """The models with the VAEs that their sidecars name."""
+    whole: dict[str, ModelSource] = {}
+    for name, model in models.items():
+        wanted = model.sidecar.get("vae")
+        if wanted is None:
+            whole[name] = model
+        elif wanted in vaes:
+            whole[name] = replace(model, vae=vaes[wanted])
+        else:
+            known = ", ".join(vaes) or "none"
+            refusals.append(Refusal(model.path, f"{model.path} is to use VAE {wanted!r}; there are: {known}"))
+    return whole
