@@ -49,6 +49,32 @@ REFERENCE: dict[str, Callable[[dict[str, Any]], Any]] = {
 }
 
 
+def _flow(scheduler_class: Any, **options: Any) -> Callable[[dict[str, Any]], Any]:
+    """A scheduler that is not for flow matching alone, as its users set it up for a flow-matching model."""
+
+    def build(config: dict[str, Any]) -> Any:
+        shift = config.get("shift", config.get("flow_shift"))
+        options_of_flow = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": shift}
+        return scheduler_class.from_config(config, **options_of_flow, **options)
+
+    return build
+
+
+def _shifted(scheduler_class: Any) -> Callable[[dict[str, Any]], Any]:
+    return lambda config: scheduler_class.from_config(config, shift=config.get("shift", config.get("flow_shift")))
+
+
+FLOW_REFERENCE: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "euler": _shifted(diffusers.FlowMatchEulerDiscreteScheduler),
+    "heun": _shifted(diffusers.FlowMatchHeunDiscreteScheduler),
+    "dpmpp_2m": _flow(diffusers.DPMSolverMultistepScheduler),
+    "dpmpp_2m_sde": _flow(diffusers.DPMSolverMultistepScheduler, algorithm_type="sde-dpmsolver++"),
+    "dpmpp_3m": _flow(diffusers.DPMSolverMultistepScheduler, solver_order=3),
+    "unipc": _flow(diffusers.UniPCMultistepScheduler),
+    "lcm": _shifted(diffusers.FlowMatchLCMScheduler),
+}
+
+
 def fake_model(x: torch.Tensor, timestep: float) -> torch.Tensor:
     """Not linear in the latent, and different at every timestep and place."""
     place = torch.arange(x[0].numel(), dtype=torch.float32).reshape(x[0].shape)

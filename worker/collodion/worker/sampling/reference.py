@@ -1,4 +1,4 @@
-"""Builds the diffusers scheduler of a sampler for one model, and walks it exactly as StableDiffusionPipeline does.
+"""Builds the diffusers scheduler of a sampler for one model, and walks it exactly as the pipeline of such a model does.
 
 Both the probe and its check go through `Walk`, so there is one place that says how diffusers is driven. Nothing in a
 scheduler is patched. diffusers is foreign code given a model author's configuration, so anything it raises on the way
@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import diffusers
+import numpy as np
 import torch
 
-from collodion.worker.sampling.catalog import SamplerRefused, sampler
+from collodion.worker.sampling.catalog import Sampler, SamplerRefused, flow_matching, sampler
 from collodion.worker.sampling.timetable import OWN, Timetable
 
 Config = Mapping[str, Any]
@@ -30,6 +31,22 @@ NOISE_SCHEDULE = (
     "use_flow_sigmas",
 )
 """What a model was trained with: a scheduler that does not take one of these would silently ignore it."""
+
+FLOW_SCHEDULE = (
+    "use_dynamic_shifting",
+    "shift_terminal",
+    "stochastic_sampling",
+    "use_karras_sigmas",
+    "use_exponential_sigmas",
+    "use_beta_sigmas",
+)
+"""The same of flow-matching models; their shift goes by two names, see `_shift`."""
+
+OUTRANK_FLOW_SIGMAS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
+"""Options that make a scheduler forget its `use_flow_sigmas`, and with them the model's shift."""
+
+NOT_OFFERED = ("invert_sigmas", "scale_factors")
+"""Flow schedules that run from picture to noise, or change the latent's size on the way."""
 
 CLIPPING = ("thresholding", "clip_sample")
 """Options that make a step non-linear in the latent."""
@@ -51,21 +68,28 @@ ETA = 0.0
 
 @contextmanager
 def refusing(name: str) -> Iterator[None]:
-    """Turns whatever a scheduler raises inside into `SamplerRefused`."""
+    """Turns whatever a scheduler raises inside into `SamplerRefused`. What it divides by zero is found by looking at the results."""
     try:
-        yield
+        with np.errstate(divide="ignore", invalid="ignore"):
+            yield
     except SCHEDULER_FAULTS as error:
-        raise SamplerRefused(f"{name} cannot do this for this model, says diffusers: {error}") from error
+        said = str(error) or "an assertion does not hold"
+        raise SamplerRefused(f"{name} cannot do this for this model, says diffusers: {said}") from error
 
 
 def build(name: str, config: Config) -> Any:
     """The scheduler as a diffusers user would build it for this model. Raises `SamplerRefused` if it does not suit."""
-    entry = sampler(name)
+    entry = sampler(name, config)
     scheduler_class = getattr(diffusers, entry.scheduler)
+    if flow_matching(config):
+        _check_honours_flow(name, scheduler_class, entry, config)
+        shift = _shift(scheduler_class, config)
+    else:
+        _check_honours(name, scheduler_class, config)
+        shift = {}
+    _check_linear(name, scheduler_class, config)
     with refusing(name):
-        scheduler = scheduler_class.from_config(dict(config), **entry.overrides)
-    _check_honours(name, scheduler_class, config)
-    return scheduler
+        return scheduler_class.from_config(dict(config), **entry.overrides, **shift)
 
 
 class Walk:
@@ -79,9 +103,14 @@ class Walk:
         self.name, self.steps = name, steps - skipped
         self.scheduler = copy.deepcopy(scheduler)
         arguments = timetable.arguments(steps, self.scheduler.config)
+        if "sigmas" in arguments and "sigmas" not in inspect.signature(self.scheduler.set_timesteps).parameters:
+            raise SamplerRefused(
+                f"{name} cannot take the noise levels that this model's pipeline gives to its scheduler"
+            )
         with refusing(name):
             self.scheduler.set_timesteps(**arguments, device="cpu")
-            self.init_noise_sigma = float(self.scheduler.init_noise_sigma)
+            # Flow-matching pipelines neither scale the initial noise nor what the model is given.
+            self.init_noise_sigma = float(getattr(self.scheduler, "init_noise_sigma", 1.0))
         self._check_calls(steps)
         # As the image-to-image pipelines' get_timesteps.
         first = skipped * self.scheduler.order
@@ -104,6 +133,8 @@ class Walk:
 
     def scale(self, call: int, x: torch.Tensor) -> torch.Tensor:
         """What the model is given for the latent x; must precede `step` of the same call."""
+        if not hasattr(self.scheduler, "scale_model_input"):
+            return x
         with refusing(self.name):
             scaled: torch.Tensor = self.scheduler.scale_model_input(x, self.timesteps[call])
         return scaled
@@ -122,8 +153,12 @@ class Walk:
         As the pipelines do for the latent that they begin with and, inpainting, for what is kept. Several schedulers look where
         they are themselves, so it must be called after `step` of the call before and before `scale` of this one.
         """
+        timesteps = self.timesteps[call : call + 1]
         with refusing(self.name):
-            mixed: torch.Tensor = self.scheduler.add_noise(clean, noise, self.timesteps[call : call + 1])
+            if hasattr(self.scheduler, "scale_noise"):
+                mixed: torch.Tensor = self.scheduler.scale_noise(clean, timesteps, noise)
+            else:
+                mixed = self.scheduler.add_noise(clean, noise, timesteps)
         return mixed
 
     def step_of(self, call: int) -> int:
@@ -143,6 +178,28 @@ def _check_honours(name: str, scheduler_class: type, config: Config) -> None:
         if config.get(key) and key not in accepted:
             reason = f"{name} cannot honour this model's noise schedule: it knows no {key} ({config[key]!r})"
             raise SamplerRefused(reason)
+
+
+def _check_honours_flow(name: str, scheduler_class: type, entry: Sampler, config: Config) -> None:
+    accepted = inspect.signature(scheduler_class).parameters
+    outranked = OUTRANK_FLOW_SIGMAS if "use_flow_sigmas" in entry.overrides else ()
+    for key in (*FLOW_SCHEDULE, *NOT_OFFERED, *outranked):
+        honoured = key in accepted and key not in (*NOT_OFFERED, *outranked)
+        if config.get(key) and not honoured:
+            reason = f"{name} cannot honour this model's noise schedule: its scheduler configuration sets {key} ({config[key]!r})"
+            raise SamplerRefused(reason)
+
+
+def _shift(scheduler_class: type, config: Config) -> dict[str, float]:
+    """The model's shift by the name that this class gives to it: one formula, called shift or flow_shift."""
+    theirs = "flow_shift" in config and not str(config.get("_class_name")).startswith("FlowMatch")
+    shift = config["flow_shift"] if theirs else config.get("shift", 1.0)
+    accepted = inspect.signature(scheduler_class).parameters
+    return {key: shift for key in ("shift", "flow_shift") if key in accepted}
+
+
+def _check_linear(name: str, scheduler_class: type, config: Config) -> None:
+    accepted = inspect.signature(scheduler_class).parameters
     defaults = {key: accepted[key].default for key in CLIPPING if key in accepted}
     for key, default in defaults.items():
         if config.get(key, default):

@@ -15,9 +15,9 @@ import numpy as np
 class Timetable:
     """The arguments of `set_timesteps`, as diffusers' retrieve_timesteps passes them on.
 
-    mu: how much to shift, for schedulers with dynamic shifting; None: not passed. sigmas: a noise level for each step, falling,
-    before any shift; None: not passed, the scheduler knows its own. spares_flow_sigmas: sigmas are not passed to a scheduler with
-    `use_flow_sigmas`, which FLUX's pipelines leave to itself.
+    mu: how much to shift; None: not passed, nor to a scheduler without dynamic shifting, to which it says nothing. sigmas: a noise
+    level for each step, falling, before any shift; None: not passed, the scheduler knows its own. spares_flow_sigmas: sigmas are
+    not passed to a scheduler with `use_flow_sigmas`, which the pipelines of FLUX leave to itself.
     """
 
     mu: float | None = None
@@ -26,7 +26,8 @@ class Timetable:
 
     def arguments(self, steps: int, scheduler_config: Mapping[str, Any]) -> dict[str, Any]:
         """For `set_timesteps` of the scheduler with this configuration."""
-        arguments: dict[str, Any] = {} if self.mu is None else {"mu": self.mu}
+        shifted = self.mu is not None and scheduler_config.get("use_dynamic_shifting")
+        arguments: dict[str, Any] = {"mu": self.mu} if shifted else {}
         if self.sigmas is None or (self.spares_flow_sigmas and scheduler_config.get("use_flow_sigmas")):
             return {"num_inference_steps": steps, **arguments}
         assert len(self.sigmas) == steps, f"{len(self.sigmas)} sigmas for {steps} steps"
