@@ -22,7 +22,8 @@ class Membership(Message, frozen=True):
 
     1. One batch of latents whose steps are done is decoded, those that finished first before others, all of one batch key.
     2. The first of `running` that has evaluations to go leads. It and those behind it that have evaluations to go and
-       share its batch key, `caps[i]` in all where i is the leader's index in `running`, are the window.
+       share its batch key, `caps[i]` in all where i is the leader's index in `running`, are the window. Latents whose model is not in
+       memory are passed over.
     3. One batch of the window's jobs that are not encoded yet is encoded.
     4. Those of the window that are encoded are stepped once.
 
@@ -51,7 +52,8 @@ class ResidencyWish(Message, frozen=True):
 
     `scheduler`, `worker` and `number` are as in `Membership`, with numbers of its own. Of `models`, those that are not resident are
     loaded one after the other, the first first, beside the running steps; one that failed to load is tried again. What is resident and not
-    named is dropped as soon as no held latent needs it. Until the first wish a worker keeps what it has.
+    named is dropped as soon as no held latent is of it. Until the first wish a worker keeps what it has. What is resident, by a
+    `WorkerState` that says to have taken up this wish (`wished`), stays so while this wish and all that follow name it.
     """
 
     scheduler: str

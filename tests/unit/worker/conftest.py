@@ -17,6 +17,7 @@ from collodion.worker.inbox import Inbox
 from collodion.worker.latent import ENDED, Latent, WorkerJob
 from collodion.worker.outbox import Outbox
 from collodion.worker.preparing import prepare
+from collodion.worker.residency import Residents
 
 TOKENIZER = Path(__file__).parents[3] / "worker" / "collodion" / "worker" / "shapes" / "tokenizer"
 
@@ -102,21 +103,33 @@ class EngineDriver:
         self.config = WorkerConfig(**{"max_batch": 16, **settings})
         self.inbox, self.outbox, self.recorder = Inbox("me"), Outbox(), Recorder()
         self.failures: list[str] = []
-        self.holdings = Holdings(lambda order: preparing(WorkerJob(order, pipeline)))
+        self._preparing = preparing
+        self.models = Residents()
+        self._model = pipeline.info.name
+        self.models.keep(self._model, pipeline, 0.0)
+        self.holdings = Holdings(lambda order: self._prepared(WorkerJob(order)))
         self.engine = Engine(
             self.config,
+            self.models,
             self.holdings,
             self.inbox,
             self.outbox,
             self.recorder,
             self.recorder,
+            self._prepared,
             self.failures.append,
         )
         self._numbers = itertools.count(1)
         self.orders: dict[str, JobOrder] = {}
 
+    def _prepared(self, job: WorkerJob) -> WorkerJob:
+        self.models.equip(job)
+        return self._preparing(job) if job.pipeline is not None or not self.models.knows(job.model) else job
+
     def order(self, job: str, preview_interval: int = 0, **fields: Any) -> None:
-        self.orders[job] = JobOrder(job=job, parameters=make_parameters(**fields), preview_interval=preview_interval)
+        self.orders[job] = JobOrder(
+            job=job, parameters=make_parameters(**{"model": self._model, **fields}), preview_interval=preview_interval
+        )
 
     def wish(
         self,

@@ -7,6 +7,7 @@ from collodion.wire.to_worker import JobOrder
 from collodion.worker.config import WorkerConfig
 from collodion.worker.families.simulated import Simulated
 from collodion.worker.preparing import Preparer
+from collodion.worker.residency import Residents
 
 
 def order(job: str, model: str = "simulated", steps: int = 2) -> JobOrder:
@@ -15,9 +16,10 @@ def order(job: str, model: str = "simulated", steps: int = 2) -> JobOrder:
 
 class Prepared:
     def __init__(self) -> None:
-        pipeline = Simulated("simulated", WorkerConfig())
+        self.models = Residents()
+        self.models.keep("simulated", Simulated("simulated", WorkerConfig()), 0.0)
         self.ready = threading.Semaphore(0)
-        self.preparer = Preparer({"simulated": pipeline}, self.ready.release)
+        self.preparer = Preparer(self.models, self.ready.release)
 
     def wait(self) -> None:
         assert self.ready.acquire(timeout=10)

@@ -9,11 +9,12 @@ from collodion.worker.holdings import Held
 from collodion.worker.latent import Latent, WorkerJob
 from collodion.worker.outbox import Sample
 from collodion.worker.reports import Reporter
+from collodion.worker.residency import Residents
 
 
 @pytest.fixture
 def reporter():
-    return Reporter("me", WorkerConfig(encode_batch=3, decode_batch=2), "cpu", "cpu: a fast one", ())
+    return Reporter("me", WorkerConfig(encode_batch=3, decode_batch=2), "cpu", "cpu: a fast one", Residents())
 
 
 @pytest.fixture

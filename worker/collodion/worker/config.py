@@ -33,7 +33,27 @@ class WorkerConfig:
     )
     models: tuple[str, ...] = setting(
         ("shapes",),
-        "Models to load: shapes (embedded), simulated, or NAME=/path/to/diffusers/folder; more than fit into memory fail to load.",
+        "Models to load at the start and to keep: shapes (embedded), simulated, NAME=/path or NAME=simulated; more than fit fail to load.",
+    )
+    on_demand: tuple[str, ...] = setting(
+        (), "Models to load when they are asked for, in the form of models; the first request for one waits for that."
+    )
+    models_dir: Path | None = setting(
+        None,
+        "Directory of models, adapters and embeddings as people have it; all in it can be asked for, and is loaded then.",
+    )
+    rescan_s: float = setting(
+        5.0,
+        "Time between two looks into models_dir; short ones cost time in large ones, long ones let new files wait.",
+        low=0.05,
+        high=86_400,
+    )
+    model_mib: int | None = setting(
+        None,
+        "Device memory for models, in MiB: little makes them come and go, much leaves too little for batches. None takes most of"
+        " what a GPU has free at the start, and half of a CPU's memory; 0 sets no bound.",
+        low=0,
+        high=1 << 30,
     )
     device: str = setting("auto", "auto, cpu or cuda:N; auto is the first GPU if there is one, and else the CPU.")
     dtype: Precision = setting(
@@ -107,6 +127,13 @@ class WorkerConfig:
     simulated_decode_ms: tuple[str, ...] = setting(
         ("5",),
         "What decoding so many latents costs the simulated model, in the same form; what is decoded holds up steps.",
+    )
+    simulated_load_ms: tuple[str, ...] = setting(
+        ("0",),
+        "What loading a simulated model takes: MS for all, NAME:MS for one; NAME:raise, NAME:memory and NAME:crash go wrong.",
+    )
+    simulated_model_mib: tuple[str, ...] = setting(
+        ("0",), "What a simulated model is said to take of the device's memory: MIB for all, NAME:MIB for one."
     )
     metrics_host: str = setting("127.0.0.1", "Address of the metrics endpoint; it has no authentication.")
     metrics_port: int = setting(9472, "Port of the metrics endpoint; 0 takes any free one.", low=0, high=65535)

@@ -4,7 +4,8 @@
    with nothing to do it waits for a wake-up.
 2. One thread runs it and owns the device. What needs no device is done elsewhere: preparing, storing, previews, talking.
 3. While nothing changes a boundary costs next to nothing: the window is formed anew when a wish was applied, a latent entered or
-   left the line, or a preparation failed.
+   left the line, a preparation failed, or a model came or went.
+4. Models come and go at a boundary too; reading and building them, which takes long, was done elsewhere before (`loader`).
 """
 
 import logging
@@ -20,10 +21,11 @@ from collodion.worker.faults import try_rows
 from collodion.worker.holdings import Holdings
 from collodion.worker.inbox import Inbox
 from collodion.worker.lanes import Keeper, Lanes
-from collodion.worker.latent import ENDED, Latent
+from collodion.worker.latent import ENDED, Latent, WorkerJob
 from collodion.worker.news import News
 from collodion.worker.outbox import Outbox
 from collodion.worker.parking import Parking
+from collodion.worker.residency import Residents
 from collodion.worker.window import Window
 
 _log = logging.getLogger(__name__)
@@ -37,19 +39,23 @@ class Previewer(Protocol):
 
 
 class Engine:
-    """Runs the batch that it was told, until told otherwise."""
+    """Runs the batch that it was told, until told otherwise. `prepare`: elsewhere, for a job whose model has come."""
 
     def __init__(
         self,
         config: WorkerConfig,
+        models: Residents,
         holdings: Holdings,
         inbox: Inbox,
         outbox: Outbox,
         keeper: Keeper,
         previewer: Previewer,
+        prepare: Callable[[WorkerJob], object],
         on_failure: Callable[[Reason], None],
     ) -> None:
         self._config = config
+        self._models = models
+        self._prepare = prepare
         self._holdings = holdings
         self._inbox = inbox
         self._outbox = outbox
@@ -63,7 +69,7 @@ class Engine:
         self._coming: list[Membership] = []
         self._window = Window(config.max_batch)
         self._parking = Parking(config.parked_mib << 20, self._fail)
-        self._changed = False
+        self._changed = self._applied = False
 
     def wake(self) -> None:
         """Something changed that the loop may be waiting for. Any thread."""
@@ -102,6 +108,9 @@ class Engine:
             self._apply(self._coming.pop(0))
         if woken:
             self._fail_refused()
+        if (woken or self._applied) and self._models.unsettled:
+            self._settle_models()
+        self._applied = False
 
     def _hurry(self) -> bool:
         """With nobody to bring forward no boundary would ever come: the next wish holds at once."""
@@ -114,8 +123,20 @@ class Engine:
         self._holdings.apply(wish)
         self._outbox.held = self._holdings.held
         self._fail_refused()
-        self._changed = True
+        self._changed = self._applied = True
         self._news.urge()
+
+    def _settle_models(self) -> None:
+        """Lets in the models that were loaded, and out those that are not wanted any more."""
+        arrived, left = self._models.turn({job.model for job in self._holdings.jobs})
+        if left:
+            self.lanes.settle(0)  # the last batches of theirs may still be under way
+        for pipeline in left:
+            pipeline.close()
+        for job in self._holdings.jobs:
+            if job.model in arrived and job.pipeline is None:
+                self._prepare(job)
+        self._changed = self._changed or bool(arrived or left)
 
     def _rest(self) -> None:
         self._news.tell(at_rest=True)
@@ -127,7 +148,7 @@ class Engine:
 
     def _form_window(self) -> None:
         self._changed = False
-        entered, left = self._window.form(self._holdings.line)
+        entered, left = self._window.form([one for one in self._holdings.line if self._models.has(one.job.model)])
         self._parking.change(entered, left, self._holdings.held.latents)
         self._window.gather()
         self._news.urge()

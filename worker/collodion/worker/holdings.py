@@ -4,7 +4,7 @@ Device thread only. What is wished for and not held is taken up, if its job's or
 dropped; the rest changes places. Nothing is asked back: a job without an order is `missing`.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from collodion.wire.jobs import LatentId, Stage
@@ -39,6 +39,11 @@ class Holdings:
         self._latents: dict[LatentId, Latent] = {}
         self.line: list[Latent] = []
         self.held = Held()
+
+    @property
+    def jobs(self) -> Iterator[WorkerJob]:
+        """Those of the latents held."""
+        return iter(self._jobs.values())
 
     def apply(self, wish: Membership) -> None:
         """Makes `held` and `line` what `wish` says."""

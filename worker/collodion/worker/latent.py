@@ -20,26 +20,36 @@ _PAST_STEPS = ENDED | {Stage.DECODING}
 class WorkerJob:
     """What is common to a job's latents here. `plan` and `failure` are set by the thread that prepares.
 
-    `rows` is how many rows of a model call one of its latents takes.
+    `pipeline` is its model's while that is resident, and `rows` how many rows of a model call one of its latents then takes.
     """
 
     order: JobOrder
-    pipeline: AnyPipeline | None
+    pipeline: AnyPipeline | None = None
     key: str = field(init=False)
-    rows: int = field(init=False)
+    rows: int = field(init=False, default=1)
     plan: Plan | None = None
     conditioning: Any = None
     failure: Failure | None = None
 
     def __post_init__(self) -> None:
-        parameters = self.order.parameters
-        self.key = parameters.batch_key
-        self.rows = 1 if self.pipeline is None else self.pipeline.info.rows_of(parameters)
+        self.key = self.order.parameters.batch_key
+        if self.pipeline is not None:
+            self.take(self.pipeline)
+
+    def take(self, pipeline: AnyPipeline) -> None:
+        """Its model is resident."""
+        self.rows = pipeline.info.rows_of(self.order.parameters)
+        self.pipeline = pipeline
 
     @property
     def job_id(self) -> str:
         """The job's own."""
         return self.order.job
+
+    @property
+    def model(self) -> str:
+        """The name of its model."""
+        return self.order.parameters.model
 
     @property
     def loaded(self) -> AnyPipeline:

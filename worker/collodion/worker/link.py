@@ -16,7 +16,7 @@ import zmq
 from collodion.process.running import endpoint
 from collodion.wire.sockets import DealerSocket
 from collodion.wire.to_scheduler import WorkerLeft, WorkerReport
-from collodion.wire.to_worker import Membership, SchedulerBeat, ToWorker
+from collodion.wire.to_worker import Membership, ResidencyWish, SchedulerBeat, ToWorker
 from collodion.worker.config import WorkerConfig
 from collodion.worker.engine import Engine
 from collodion.worker.holdings import Held
@@ -25,6 +25,7 @@ from collodion.worker.metrics import WorkerMetrics
 from collodion.worker.outbox import Outbox, Sample
 from collodion.worker.preparing import Preparer
 from collodion.worker.reports import Reporter
+from collodion.worker.residency import Residents
 
 _log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ _TRIES = 3  # to make a report while the device does not pass a boundary
 
 
 class Link:
-    """Receives memberships, sends states, reports and previews."""
+    """Receives memberships and wishes for models, sends states, reports and previews."""
 
     def __init__(
         self,
@@ -44,6 +45,7 @@ class Link:
         outbox: Outbox,
         engine: Engine,
         preparer: Preparer,
+        models: Residents,
         reporter: Reporter,
         metrics: WorkerMetrics,
     ) -> None:
@@ -53,6 +55,7 @@ class Link:
         self._outbox = outbox
         self._engine = engine
         self._preparer = preparer
+        self._models = models
         self._reporter = reporter
         self._metrics = metrics
         self._leaving = threading.Event()
@@ -108,6 +111,9 @@ class Link:
             case Membership():
                 if self._inbox.offer(message):
                     self._preparer.expect(message.orders)
+            case ResidencyWish():
+                if message.worker == self._incarnation and self._inbox.heard(message.scheduler):
+                    self._models.take(message)
             case SchedulerBeat():
                 self._inbox.heard(message.scheduler)
         newest = self._inbox.newest
@@ -121,7 +127,7 @@ class Link:
     def _beat(self, socket: DealerSocket[ToWorker]) -> None:
         now = time.monotonic()
         self._note_silence(now)
-        if now < self._next_beat and not self._unsaid:
+        if now < self._next_beat and not self._unsaid and not self._reporter.models_are_news:
             return
         held = self._outbox.held
         state = self._reporter.state(held)

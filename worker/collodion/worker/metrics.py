@@ -1,4 +1,4 @@
-"""What a worker shows to Prometheus. Labels are bounded: models by configuration, lanes, stages and reasons by their enums."""
+"""What a worker shows to Prometheus. Labels are bounded: models by the settings and their directory, lanes, stages and reasons by enums."""
 
 import functools
 import logging
@@ -7,13 +7,14 @@ from collections.abc import Callable
 from prometheus_client import Counter, Gauge, Histogram
 
 from collodion.process.metrics import new_registry
-from collodion.wire.jobs import Reason, Stage
+from collodion.wire.jobs import ModelStatus, Reason, Residency, Stage
 from collodion.worker.holdings import Held
 from collodion.worker.outbox import Sample
 
 _log = logging.getLogger(__name__)
 
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+_LOADS = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0)
 _GAPS = (0.00001, 0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05)
 _BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128)
 
@@ -50,6 +51,16 @@ class WorkerMetrics:
         self.scheduler_away = Gauge(
             "collodion_worker_scheduler_away", "1: silent for too long.", registry=self.registry
         )
+        self.model_loads = self._counter(
+            "model_loads", "Models loaded, by outcome: loaded, failed, broken_off.", "outcome"
+        )
+        self.model_load_seconds = self._histogram("model_load_seconds", "Seconds to load a model.", _LOADS, "model")
+        self._models = Gauge(
+            "collodion_worker_models", "Models known, by where they are.", ["residency"], registry=self.registry
+        )
+        self._model_bytes = Gauge(
+            "collodion_worker_model_bytes", "Device memory that resident models take.", registry=self.registry
+        )
         self._latents = Gauge("collodion_worker_latents", "Latents held.", ["stage"], registry=self.registry)
         self._spilled = Gauge(
             "collodion_worker_spilled_latents", "Latents whose state lies in host memory.", registry=self.registry
@@ -64,6 +75,19 @@ class WorkerMetrics:
             self._latents.labels(stage).set_function(functools.partial(_count, held, stage))
         self._spilled.set_function(lambda: float(sum(latent.spilled_bytes > 0 for latent in held().latents)))
         self._spilled_bytes.set_function(lambda: float(sum(latent.spilled_bytes for latent in held().latents)))
+
+    def show_models(self, statuses: Callable[[], tuple[ModelStatus, ...]]) -> None:
+        """Counts the models, by where they are, whenever somebody asks."""
+        for residency in Residency:
+            self._models.labels(residency).set_function(functools.partial(_count_models, statuses, residency))
+        self._model_bytes.set_function(
+            lambda: float(sum(one.size_bytes for one in statuses() if one.residency is Residency.RESIDENT))
+        )
+
+    def loaded(self, model: str, load_s: float) -> None:
+        """Notes that a model was loaded."""
+        self.model_loads.labels("loaded").inc()
+        self.model_load_seconds.labels(model).observe(load_s)
 
     def failed(self, reason: Reason) -> None:
         """Notes that a latent came to nothing."""
@@ -89,3 +113,7 @@ class WorkerMetrics:
 
 def _count(held: Callable[[], Held], stage: Stage) -> float:
     return float(sum(latent.stage is stage for latent in held().latents))
+
+
+def _count_models(statuses: Callable[[], tuple[ModelStatus, ...]], residency: Residency) -> float:
+    return float(sum(status.residency is residency for status in statuses()))

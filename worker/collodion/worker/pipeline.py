@@ -74,10 +74,19 @@ class Decoded:
 
 
 class Pipeline(Protocol[PlanT, ConditioningT, StateT]):
-    """A model, loaded on one device."""
+    """A model, loaded on one device. It is made on a thread of its own, and becomes the device thread's."""
 
     info: ModelInfo
     run_ahead: int
+
+    @property
+    def weight_bytes(self) -> int:
+        """Device memory that it takes by being loaded."""
+
+    def close(self) -> None:
+        """Gives that memory back, on the device thread. No latent of it is left and nothing is under way; `prepare` and `preview` may still
+        be called, and raise.
+        """
 
     def prepare(self, parameters: Parameters) -> PlanT:
         """Whatever needs no device. Called on any thread. Raises LatentRefused."""

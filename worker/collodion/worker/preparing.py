@@ -1,25 +1,26 @@
 """Makes jobs ready off the device thread: tokenizing, and probing a sampler's table, which may take a second.
 
-It begins when the link hears of an order, and not when the device thread comes to it at the next boundary: so a newcomer
-is ready by then, and joins one step sooner.
+1. It begins when the link hears of an order, and not when the device thread comes to it at the next boundary: so a newcomer
+   is ready by then, and joins one step sooner.
+2. A job whose model is not resident is left as it is; it is prepared when the model is there (`again`).
 """
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from collodion.wire.jobs import Failure, Reason
 from collodion.wire.to_worker import JobOrder
 from collodion.worker.faults import failure_of
 from collodion.worker.latent import WorkerJob
-from collodion.worker.pipeline import AnyPipeline
+from collodion.worker.residency import Residents
 
 
 class Preparer:
     """Makes a job of each order, sets its `plan` or `failure` on a thread of its own, then calls `on_ready`."""
 
-    def __init__(self, pipelines: Mapping[str, AnyPipeline], on_ready: Callable[[], None]) -> None:
-        self._pipelines = pipelines
+    def __init__(self, models: Residents, on_ready: Callable[[], None]) -> None:
+        self._models = models
         self._on_ready = on_ready
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="prepare")
         self._lock = threading.Lock()
@@ -31,9 +32,16 @@ class Preparer:
             self._expected = {order.job: self._known(order) or self._begin(order) for order in orders}
 
     def job(self, order: JobOrder) -> WorkerJob:
-        """The job of this order, ready or not. Returns at once."""
+        """The job of this order, ready or not. Returns at once. Device thread only."""
         with self._lock:
-            return self._known(order) or self._begin(order)
+            job = self._known(order)
+            # What was prepared for a model that has left since is of no use, though it may be back.
+            stale = job is not None and job.pipeline is not None and not self._models.is_current(job)
+            return self._begin(order) if job is None or stale else job
+
+    def again(self, job: WorkerJob) -> None:
+        """Its model, which it lacked, is resident now. Returns at once."""
+        self._pool.submit(self._prepare, job)
 
     def close(self) -> None:
         """Forgets what is still waiting."""
@@ -44,11 +52,16 @@ class Preparer:
         return job if job is not None and job.order == order else None
 
     def _begin(self, order: JobOrder) -> WorkerJob:
-        job = WorkerJob(order, self._pipelines.get(order.parameters.model))
+        job = WorkerJob(order)
         self._pool.submit(self._prepare, job)
         return job
 
     def _prepare(self, job: WorkerJob) -> None:
+        if job.plan is not None or job.failure is not None:
+            return
+        self._models.equip(job)
+        if job.pipeline is None and self._models.knows(job.model):
+            return
         prepare(job)
         self._on_ready()
 

@@ -24,12 +24,14 @@ from collodion.worker.holdings import Holdings
 from collodion.worker.images import ImageKeeper
 from collodion.worker.inbox import Inbox
 from collodion.worker.link import Link
+from collodion.worker.loader import Loader
 from collodion.worker.metrics import WorkerMetrics
-from collodion.worker.models import load_models
+from collodion.worker.models import keep_pinned, open_library
 from collodion.worker.outbox import Outbox
 from collodion.worker.preparing import Preparer
 from collodion.worker.preview import PreviewMaker
 from collodion.worker.reports import Reporter
+from collodion.worker.residency import Residents
 
 _log = logging.getLogger(__name__)
 
@@ -44,21 +46,45 @@ class Worker:
     def __init__(self, config: WorkerConfig) -> None:
         self.config = config
         self.incarnation = uuid.uuid4().hex
-        self.device, self.pipelines = load_models(config)
+        library = open_library(config)
+        self.device = library.device
         self.metrics = WorkerMetrics()
         self.outbox = Outbox()
         inbox = Inbox(self.incarnation)
-        self._preparer = Preparer(self.pipelines, lambda: self._engine.wake())
+        self.models = Residents(
+            library.budget_bytes, library.pinned, self.outbox.ring, on_due=lambda: self._engine.wake()
+        )
+        keep_pinned(library, self.models)
+        self._loader = Loader(library.shelf, self.models, config.rescan_s, self.metrics)
+        self._preparer = Preparer(self.models, lambda: self._engine.wake())
         self._keeper = ImageKeeper(DirectoryStore(config.artifacts), config.image_threads, self.metrics, self.outbox)
         self._previews = PreviewMaker(self.incarnation, self.outbox, self.metrics)
         holdings = Holdings(self._preparer.job)
-        self._engine = Engine(config, holdings, inbox, self.outbox, self._keeper, self._previews, self.metrics.failed)
-        models = tuple(pipeline.info for pipeline in self.pipelines.values())
-        reporter = Reporter(self.incarnation, config, self.device, device_kind(self.device), models)
+        self._engine = Engine(
+            config,
+            self.models,
+            holdings,
+            inbox,
+            self.outbox,
+            self._keeper,
+            self._previews,
+            self._preparer.again,
+            self.metrics.failed,
+        )
+        reporter = Reporter(self.incarnation, config, self.device, device_kind(self.device), self.models)
         self._link = Link(
-            config, self.incarnation, inbox, self.outbox, self._engine, self._preparer, reporter, self.metrics
+            config,
+            self.incarnation,
+            inbox,
+            self.outbox,
+            self._engine,
+            self._preparer,
+            self.models,
+            reporter,
+            self.metrics,
         )
         self.metrics.show_latents(lambda: self.outbox.held)
+        self.metrics.show_models(lambda: self.models.standing().statuses)
         # A pipe and not an Event: a signal handler that takes a lock may wait for the thread that it interrupted.
         self._ended, self._ender = os.pipe()
         self._broken = False
@@ -69,11 +95,13 @@ class Worker:
         self._previews.start()
         engine = self._thread("device", self._engine.run)
         link = self._thread("link", self._link.run)
+        self._loader.start()
         metrics = f"{self.config.metrics_host}:{port}"
-        models = list(self.pipelines)
+        models = [model.name for model in self.models.standing().models]
         _log.info("ready", extra={"device": self.device, "models": ",".join(models), "metrics": metrics})
         with announced(self.config.run_dir, self.config.name, device=self.device, models=models, metrics=metrics):
             os.read(self._ended, 1)
+        self._loader.close()
         self._engine.stop()
         engine.join(_LONGEST_LAST_CALL_S)
         self._keeper.close()

@@ -5,12 +5,13 @@ What counts as told is what the socket took; a report that it did not take is ma
 
 from collections.abc import Iterable
 
-from collodion.wire.jobs import LatentId, ModelInfo, Stage
+from collodion.wire.jobs import LatentId, Stage
 from collodion.wire.to_scheduler import Lane, WorkerReport, WorkerState
 from collodion.worker.config import WorkerConfig
 from collodion.worker.holdings import Held
 from collodion.worker.latent import Latent
 from collodion.worker.outbox import Sample
+from collodion.worker.residency import Residents, Standing
 
 _Told = tuple[Stage, int]
 
@@ -19,7 +20,7 @@ class Reporter:
     """Makes states and reports from what is held. Link thread only."""
 
     def __init__(
-        self, incarnation: str, config: WorkerConfig, device: str, device_kind: str, models: tuple[ModelInfo, ...]
+        self, incarnation: str, config: WorkerConfig, device: str, device_kind: str, models: Residents
     ) -> None:
         self._incarnation = incarnation
         self._config = config
@@ -28,14 +29,23 @@ class Reporter:
         self._models = models
         self._told: dict[LatentId, _Told] = {}
         self._told_of = self._missed_of = Held()
+        self._standing = self._told_standing = Standing()
+
+    @property
+    def models_are_news(self) -> bool:
+        """Whether models stand otherwise than was told."""
+        return self._models.version != self._told_standing.version
 
     def state(self, held: Held) -> WorkerState:
         """Everything."""
+        if self._standing.version != self._models.version:
+            self._standing = self._models.standing()
+        standing = self._standing
         return WorkerState(
             incarnation=self._incarnation,
             name=self._config.name,
             device=self._device,
-            models=self._models,
+            models=standing.models,
             max_batch=self._config.max_batch,
             max_resident=self._config.max_resident,
             scheduler=held.scheduler,
@@ -44,6 +54,11 @@ class Reporter:
             device_kind=self._device_kind,
             encode_batch=self._config.encode_batch,
             decode_batch=self._config.decode_batch,
+            statuses=standing.statuses,
+            adapters=standing.adapters,
+            model_bytes=self._models.budget_bytes,
+            # The number says nothing to another scheduler than the one that is served.
+            wished=standing.wished if standing.scheduler == held.scheduler else 0,
         )
 
     def report(self, held: Held, samples: Iterable[Sample], age_s: float = 0.0) -> WorkerReport | None:
@@ -71,6 +86,8 @@ class Reporter:
             self._told = {name: told for name, told in self._told.items() if name in kept}
         if isinstance(said, WorkerReport):
             self._missed_of = held
+        else:
+            self._told_standing = self._standing
         for report in said.latents:
             self._told[report.id] = (report.stage, report.evaluations)
 

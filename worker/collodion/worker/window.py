@@ -1,5 +1,7 @@
 """The window: the latents that are brought forward now, by the rule of `Membership` (wire/to_worker.py), point 2.
 
+Who is in line for a model that is not in memory is not in this line: it is passed over.
+
 Forming it takes time in the number of latents in line; while nothing changes it stands, and so does the step batch, which is
 what of the window has begun.
 """

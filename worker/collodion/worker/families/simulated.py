@@ -88,7 +88,8 @@ class Simulated:
 
     run_ahead = 0
 
-    def __init__(self, name: str, config: WorkerConfig) -> None:
+    def __init__(self, name: str, config: WorkerConfig, weight_bytes: int = 0) -> None:
+        self.weight_bytes = weight_bytes
         self._artifacts = config.artifacts
         self._step_cost = CostTable.parse("simulated_step_ms", config.simulated_step_ms)
         self._encode_cost = CostTable.parse("simulated_encode_ms", config.simulated_encode_ms)
@@ -115,6 +116,9 @@ class Simulated:
             weighted_prompts=True,
             evaluations={name: line for name in SAMPLERS if (line := _calls(name)) != (1, 0)},
         )
+
+    def close(self) -> None:
+        """See Pipeline. There is nothing to give back."""
 
     def prepare(self, parameters: Parameters) -> SimulatedPlan:
         """See Pipeline. A word counts as a token."""
