@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from as_diffusers import REFERENCE, SD15, SHAPE, Pipeline, assert_same_picture, by_diffusers, fake_model
+from as_diffusers import REFERENCE, SD15, SHAPE, ZERO_SNR, Pipeline, assert_same_picture, by_diffusers, fake_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -62,6 +62,17 @@ def test_an_inpainted_latent_is_that_of_diffusers(name: str, steps: int, strengt
     ours = draw(table_for(name, steps, strength), picture(), mask(), pure=strength == 1.0)
     assert_same_picture(ours, Pipeline(REFERENCE[name](SD15)).from_picture(steps, strength, SEED, picture(), mask()))
     assert torch.equal(ours[-1][:, mask()[0] == 0], picture()[:, mask()[0] == 0])
+
+
+@pytest.mark.parametrize("name", ["ddim", "ddpm", "euler", "euler_a", "dpmpp_2m", "unipc", "lcm", "tcd"])
+def test_zero_terminal_snr_leaves_nothing_of_the_picture_at_full_strength(name: str) -> None:
+    for steps, skipped in ((10, 0), (10, 4)):
+        table = probe(name, steps, ZERO_SNR, skipped)
+        pipeline = Pipeline(REFERENCE[name](ZERO_SNR))
+        theirs = pipeline.from_picture(steps, 1 - skipped / steps, SEED, picture(), mask() if skipped else None)
+        assert_same_picture(draw(table, picture(), mask() if skipped else None), theirs)
+        signal, share = table.levels[0]
+        assert (signal / share < 1e-3) == (skipped == 0)
 
 
 @settings(max_examples=40, deadline=None)
