@@ -66,7 +66,7 @@ def test_a_latent_that_goes_non_finite_fails_alone(tiny, drive, undisturbed):
 
 
 def test_a_latent_that_raises_in_the_model_call_fails_alone(tiny, drive, undisturbed, interrupt):
-    poison = tiny.encode([tiny.prepare(run_parameters("poison"))]).conditioning[0].prompt["states"]
+    poison = tiny.encode([tiny.prepare(run_parameters("poison"))]).conditioning[0].texts[0]["states"]
 
     def trouble(inputs, texts):
         if any((text == poison).all() for text in texts):

@@ -86,8 +86,8 @@ def test_a_folder_may_bring_its_own_defaults(broken):
     ("text", "sentence"),
     [
         ("{", "collodion.json"),
-        ("[1]", "not an object"),
-        ('{"steps": 1}', "steps = 1"),
+        ("[1]", "not a JSON object"),
+        ('{"steps": 1}', "no setting 'steps'"),
         ('{"default_steps": "many"}', "default_steps = 'many'"),
     ],
 )
@@ -112,15 +112,15 @@ def cut_weights(folder):
 
 
 BREAKS = {
-    "nothing there": (lambda folder: shutil.rmtree(folder), "not a diffusers folder"),
+    "nothing there": (lambda folder: shutil.rmtree(folder), "cannot be read"),
     "no index": (lambda folder: (folder / "model_index.json").unlink(), "not a diffusers folder"),
-    "index is no JSON": (lambda folder: (folder / "model_index.json").write_text("{"), "not a diffusers folder"),
+    "index is no JSON": (lambda folder: (folder / "model_index.json").write_text("{"), "is not JSON"),
     "other family": (lambda folder: edit(folder / "model_index.json", _class_name="FluxPipeline"), "is a FluxPipeline"),
     "code of its own": (lambda folder: edit(folder / "model_index.json", unet=["my_unet", "Mine"]), "code of its own"),
-    "no weights": (remove_weights, "cannot be loaded"),
-    "weights only as pickle": (pickle_weights, "cannot be loaded"),
-    "weights cut off": (cut_weights, "cannot be loaded"),
-    "inpainting": (lambda folder: edit(folder / "unet" / "config.json", in_channels=9), "cannot be loaded|inpainting"),
+    "no weights": (remove_weights, "lacks its weights"),
+    "weights only as pickle": (pickle_weights, "collodion convert"),
+    "weights cut off": (cut_weights, "is not complete"),
+    "inpainting": (lambda folder: edit(folder / "unet" / "config.json", in_channels=9), "conv_in.weight has shape"),
     "distilled": (lambda folder: edit(folder / "unet" / "config.json", time_cond_proj_dim=8), "time_cond_proj_dim"),
 }
 

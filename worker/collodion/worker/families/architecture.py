@@ -7,13 +7,19 @@
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
 
+from collodion.wire.jobs import PromptSyntax
+from collodion.worker.families.text_window import TextWindow
 from collodion.worker.families.vae import Vae
+from collodion.worker.prompting.embeddings import Embedding
+from collodion.worker.prompting.prompter import Around
+from collodion.worker.prompting.reading import ReadPrompt
 
 Texts = Mapping[str, torch.Tensor]
 """What the text encoders made of one prompt."""
@@ -23,6 +29,24 @@ Configs = Mapping[str, Mapping[str, Any]]
 
 MASK = "_mask"
 """Ends the name of the mask of a text tensor of mixed lengths."""
+
+
+WHATS = (("prompt", False), ("negative prompt", True))
+"""How a job's prompts are called, and which is the negative one."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt that was read. `chunks`: as the text encoders will read it, for an architecture that reads weights.
+
+    key: what beside the prompt makes its texts what they are. warnings: (reason, message) pairs for the client.
+    """
+
+    text: str
+    negative: bool
+    chunks: ReadPrompt | None = None
+    key: Hashable = None
+    warnings: tuple[tuple[str, str], ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)
@@ -65,11 +89,13 @@ class Architecture(ABC):
     denoiser_part: ClassVar[str] = "transformer"
     text_encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
     negative_prompts: ClassVar[bool] = True
+    weighted_prompts: ClassVar[bool] = False
 
     def __init__(self, pipeline: Any) -> None:
         self.pipeline = pipeline
         self.denoiser = getattr(pipeline, self.denoiser_part)
         self.vae = Vae(pipeline.vae, pipeline.image_processor, pipeline.vae_scale_factor)
+        self._window = self.text_window()
         self.sees_masks = False  # whether the denoiser is given mask and picture as channels behind the latent's
 
     @classmethod
@@ -81,9 +107,32 @@ class Architecture(ABC):
     def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
         """(C, H, W) of the latent of a picture of so many pixels."""
 
-    @abstractmethod
+    def text_window(self) -> TextWindow:
+        """What counts how many tokens of a prompt are read."""
+        return TextWindow(self.pipeline.tokenizer, self.pipeline.tokenizer.model_max_length - 2)
+
+    def read(self, prompts: Sequence[str], syntax: PromptSyntax, embeddings: Mapping[str, Embedding]) -> list[Prompt]:
+        """A job's prompt and, if it is guided by one, its negative prompt. Any thread. Raises LatentRefused."""
+        assert syntax is PromptSyntax.PLAIN, "who reads weights says so"
+        assert not embeddings
+        return [
+            Prompt(text, negative, warnings=self._cut(what, text))
+            for text, (what, negative) in zip(prompts, WHATS, strict=False)
+        ]
+
+    def encode_prompts(self, prompts: Sequence[Prompt], around: Around, rows: int) -> list[Texts]:
+        """The texts of these prompts. `rows`: how many prompts are encoded at least, so that the kernels that run are always the same."""
+        padded = [*prompts, *[Prompt("", False)] * (rows - len(prompts))]
+        owners = [*range(len(prompts)), *[-1] * (rows - len(prompts))]
+        with ExitStack() as stack:
+            for encoder in range(len(self.text_encoders)):
+                stack.enter_context(around(encoder, owners))
+            encoded = self.encode([prompt.text for prompt in padded], [prompt.negative for prompt in padded])
+        return encoded[: len(prompts)]
+
     def encode(self, prompts: Sequence[str], negative: Sequence[bool]) -> list[Texts]:
-        """The texts of these prompts; `negative` says which of them are negative ones."""
+        """The texts of these prompts; `negative` says which of them are negative ones. Every encoder is called once, a row a prompt."""
+        raise NotImplementedError
 
     @abstractmethod
     def predict(self, rows: Rows) -> torch.Tensor:
@@ -95,6 +144,10 @@ class Architecture(ABC):
         prompted, negative: float32 (latents, C, H, W). scales: float32 (latents, 1, 1, 1).
         """
         return negative + scales * (prompted - negative)
+
+    def _cut(self, what: str, text: str) -> tuple[tuple[str, str], ...]:
+        cut = self._window.cut(what, text)
+        return () if cut is None else (("PROMPT_TRUNCATED", cut),)
 
 
 def collate(texts: Sequence[Texts], size: int) -> dict[str, torch.Tensor]:

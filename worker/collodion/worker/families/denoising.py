@@ -6,7 +6,7 @@ from weakref import WeakSet
 
 import torch
 
-from collodion.worker.families.architecture import Texts
+from collodion.worker.families.architecture import Prompt, Texts
 from collodion.worker.families.start import Kept, Scene, Start
 from collodion.worker.pipeline import Plan
 from collodion.worker.sampling.table import SamplerTable
@@ -17,36 +17,35 @@ Moved = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SamplingPlan(Plan):
-    """A plan with its sampler, and the picture that it begins from, if any."""
+    """A plan with its sampler, its prompt and, if it is guided by one, negative prompt, and the picture that it begins from, if any."""
 
     table: SamplerTable
+    prompts: tuple[Prompt, ...]
     scene: Scene | None = None
 
 
 @dataclass(eq=False)
 class Conditioning:
-    """What encoding made of a job's prompts and picture; `negative` is None without guidance by one.
+    """What encoding made of a job's prompt, of its negative one if it is guided by one, and of its picture.
 
     The job's latents share it; `readers` are those of them that are on the device, and it lies on the host when there are none.
     """
 
-    prompt: Texts
-    negative: Texts | None
+    texts: Sequence[Texts]
     start: Start | None = None
     readers: "WeakSet[Denoising]" = field(default_factory=WeakSet)
 
     @property
     def nbytes(self) -> int:
         """Of everything."""
-        texts = [*self.prompt.values(), *(self.negative or {}).values()]
-        return sum(tensor.nbytes for tensor in texts) + (0 if self.start is None else self.start.nbytes)
+        own = sum(tensor.nbytes for texts in self.texts for tensor in texts.values())
+        return own + (0 if self.start is None else self.start.nbytes)
 
     def move(self, moved: Moved) -> None:
         """Puts what `moved` makes of each tensor in its place; all of them or none."""
-        prompt = {name: moved(tensor) for name, tensor in self.prompt.items()}
-        negative = None if self.negative is None else {name: moved(tensor) for name, tensor in self.negative.items()}
+        texts = [{name: moved(tensor) for name, tensor in one.items()} for one in self.texts]
         start = None if self.start is None else self.start.moved(moved)
-        self.prompt, self.negative, self.start = prompt, negative, start
+        self.texts, self.start = texts, start
 
 
 @dataclass(eq=False, slots=True, weakref_slot=True)

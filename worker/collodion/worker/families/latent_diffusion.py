@@ -9,19 +9,20 @@ Reference: diffusers' pipeline of the architecture, with the same seed (CPU gene
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-from collodion.wire.jobs import Failure, ModelInfo, Parameters, Reason
+from collodion.wire.jobs import Failure, ModelInfo, Parameters, PromptSyntax, Reason
 from collodion.worker.config import WorkerConfig
-from collodion.worker.families.architecture import Architecture, Texts, pad
+from collodion.worker.families.adapter_files import AdapterFiles
+from collodion.worker.families.architecture import Architecture, Prompt, Texts, pad
 from collodion.worker.families.clean_estimate import CleanEstimate
 from collodion.worker.families.denoising import Conditioning, Denoising, Evaluation, SamplingPlan
 from collodion.worker.families.device import Device, memory_errors
 from collodion.worker.families.rgb_map import fit_rgb_map, to_rgb
 from collodion.worker.families.start import Kept, Scene, Start, beginning
 from collodion.worker.families.step_batch import StepBatch
-from collodion.worker.families.text_window import TextWindow
 from collodion.worker.pipeline import Decoded, Encoded, LatentRefused, Picture, Stepped
 from collodion.worker.sampling.catalog import SamplerRefused
 from collodion.worker.sampling.noise import NoiseSource
@@ -41,15 +42,16 @@ class LatentDiffusion:
         config: WorkerConfig,
         device: Device,
         uploads: Uploads,
+        adapters: AdapterFiles,
     ) -> None:
         self.info = info
         self._uploads = uploads
+        self._adapters = adapters
         self.run_ahead = device.run_ahead
         self._architecture = architecture
         self._vae = architecture.vae
         self._device = device
         self._scheduler_config = architecture.pipeline.scheduler.config
-        self._window = TextWindow(architecture.pipeline.tokenizer, info.max_prompt_tokens)
         self._rgb_map = fit_rgb_map(architecture.vae)
         padded = config.reproducible
         self._encode_rows = 2 * config.encode_batch if padded else 0
@@ -78,36 +80,27 @@ class LatentDiffusion:
             table = probe(parameters.sampler, parameters.steps, self._scheduler_config, parameters.skipped_steps)
         except SamplerRefused as refused:
             raise LatentRefused(Failure(reason=Reason.SAMPLER_REFUSED, message=refused.reason)) from refused
-        prompts = {"prompt": parameters.prompt}
-        if self._has_negative(parameters):
-            prompts["negative prompt"] = parameters.negative_prompt
-        warnings = [
-            ("PROMPT_TRUNCATED", cut) for what, text in prompts.items() if (cut := self._window.cut(what, text))
-        ]
+        prompts = self._prompts(parameters)
+        warnings = [warning for prompt in prompts for warning in prompt.warnings]
         if parameters.negative_prompt and not self._architecture.negative_prompts:
             warnings.append(("NEGATIVE_PROMPT_IGNORED", f"{parameters.model} reads no negative prompt"))
         course = (*table.step_of, table.steps)
-        return SamplingPlan(parameters, course, tuple(warnings), table=table, scene=self._scene(parameters))
+        scene = self._scene(parameters)
+        return SamplingPlan(parameters, course, tuple(warnings), table=table, prompts=prompts, scene=scene)
 
     @torch.inference_mode()
     def encode(self, plans: Sequence[SamplingPlan]) -> Encoded[Conditioning]:
         """See Pipeline."""
-        jobs = [plan.parameters for plan in plans]
-        texts = [(job.prompt, False) for job in jobs]
-        texts += [(job.negative_prompt, True) for job in jobs if self._has_negative(job)]
-        different = dict.fromkeys(texts)
+        different = list(dict.fromkeys(prompt for plan in plans for prompt in plan.prompts))
         with self._device.span() as span, memory_errors():
-            padding = [("", False)] * (self._encode_rows - len(different))
-            rows = [*different, *padding]
-            encoded = self._architecture.encode([text for text, _ in rows], [negative for _, negative in rows])
-            states = dict(zip(different, encoded, strict=False))
+            encoded = self._architecture.encode_prompts(different, self._around, self._encode_rows)
+            texts = dict(zip(different, encoded, strict=True))
             conditioning = [
                 Conditioning(
-                    _own(states[job.prompt, False]),
-                    _own(states[job.negative_prompt, True]) if self._has_negative(job) else None,
+                    [_own(texts[prompt]) for prompt in plan.prompts],
                     None if plan.scene is None else Start.encoded(plan.scene, self._vae, self._device.place),
                 )
-                for plan, job in zip(plans, jobs, strict=True)
+                for plan in plans
             ]
         return Encoded(span, conditioning)
 
@@ -193,8 +186,16 @@ class LatentDiffusion:
         """See Pipeline. On a GPU this thread waits for what was queued before, and no other one does."""
         return to_rgb(snapshot.cpu(), self._rgb_map)
 
-    def _has_negative(self, parameters: Parameters) -> bool:
-        return parameters.guided and self._architecture.negative_prompts
+    def _prompts(self, parameters: Parameters) -> tuple[Prompt, ...]:
+        texts = [parameters.prompt]
+        if parameters.guided and self._architecture.negative_prompts:
+            texts.append(parameters.negative_prompt)
+        weighted = parameters.prompt_syntax is PromptSyntax.WEIGHTED
+        embeddings = self._adapters.embeddings() if weighted else {}
+        return tuple(self._architecture.read(texts, parameters.prompt_syntax, embeddings))
+
+    def _around(self, encoder: int, rows: Sequence[int]) -> AbstractContextManager[object]:
+        return nullcontext()
 
     def _scene(self, parameters: Parameters) -> Scene | None:
         size = parameters.width, parameters.height

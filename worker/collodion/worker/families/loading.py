@@ -1,52 +1,65 @@
-"""From a diffusers folder to a pipeline of ours.
+"""From what the registry found to a pipeline of ours.
 
-Only local files, only safetensors, no code from the folder: what its index names has to come from diffusers or transformers.
-Whatever is wrong with the folder is a ConfigError that names it.
+The registry reads and checks (`collodion.worker.registry`); here its parts become a diffusers pipeline, and that one of ours.
 """
 
+import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
-from collodion.process.config import ConfigError
 from collodion.wire.artifacts import DirectoryStore
+from collodion.wire.jobs import ModelInfo
 from collodion.worker.config import WorkerConfig
+from collodion.worker.families.adapter_files import AdapterFiles
 from collodion.worker.families.architecture import Architecture
 from collodion.worker.families.catalog import architecture_of
 from collodion.worker.families.device import Device
 from collodion.worker.families.latent_diffusion import LatentDiffusion
-from collodion.worker.families.model_info import describe, own_defaults
+from collodion.worker.families.model_info import describe
+from collodion.worker.registry import ModelSource, ModelUnusable, SourceKind, configs_of
+from collodion.worker.registry.loading import load_parts
+from collodion.worker.registry.sharing import SharedWeights
 from collodion.worker.uploads import Uploads
 
-_UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
-_TRUSTED = frozenset({"diffusers", "transformers"})
 
+class Loading:
+    """Describes and loads models for one device. Any thread but the device's.
 
-def load_folder(name: str, folder: Path, config: WorkerConfig, device: Device) -> LatentDiffusion:
-    """The model in `folder`, on the device. Raises ConfigError."""
-    index = _index(name, folder)
-    architecture = architecture_of(str(index.get("_class_name")))
-    if architecture is None:
-        raise ConfigError(f"model {name!r}: {folder} is a {index.get('_class_name')}, which this version does not run")
-    for part, source in _parts(index).items():
-        if source not in _TRUSTED:
-            raise ConfigError(f"model {name!r}: {folder} wants code of its own for {part} ({source}), which is not run")
-    pipeline = _loaded(name, folder, architecture, device.dtype)
-    try:
-        facts = architecture.facts({**_configs(pipeline), "model_index": index})
-    except (LookupError, TypeError, ValueError) as error:
-        raise ConfigError(f"model {name!r}: {folder} is not run: {error}") from error
-    dtype = str(device.dtype).removeprefix("torch.")
-    own = own_defaults(name, folder)
-    info = describe(name, architecture.family, facts, pipeline.scheduler.config, own, dtype)
-    return LatentDiffusion(
-        architecture(pipeline.to(device.place)), info, config, device, Uploads(DirectoryStore(config.artifacts))
-    )
+    adapters: those that requests may name. Whatever is wrong with a model is ModelUnusable, a sentence that names its file.
+    """
+
+    def __init__(self, config: WorkerConfig, device: Device, adapters: AdapterFiles) -> None:
+        quieten()
+        self._config = config
+        self._device = device
+        self._adapters = adapters
+        self._uploads = Uploads(DirectoryStore(config.artifacts))
+        self._shared = SharedWeights()
+
+    def describe(self, source: ModelSource) -> ModelInfo:
+        """What clients are told of the model, from its configurations alone."""
+        architecture = _architecture(source)
+        configs = configs_of(source)
+        try:
+            facts = architecture.facts(configs)
+        except (LookupError, TypeError, ValueError) as error:
+            raise ModelUnusable(f"{source.path} is not run: {error}") from error
+        dtype = str(self._device.dtype).removeprefix("torch.")
+        said = {"license": source.license, **source.sidecar}
+        return describe(source.name, architecture.family, facts, configs["scheduler"], said, dtype)
+
+    def load(self, source: ModelSource, progress: Callable[[float], None]) -> LatentDiffusion:
+        """The model on the device. MemoryError: it does not fit."""
+        info = self.describe(source)
+        architecture = _architecture(source)
+        parts = load_parts(source, self._device.dtype, self._device.place, self._shared, progress)
+        made = architecture(_pipeline(architecture, source, parts))
+        return LatentDiffusion(made, info, self._config, self._device, self._uploads, self._adapters)
 
 
 def quieten() -> None:
@@ -56,41 +69,33 @@ def quieten() -> None:
         library.disable_progress_bar()
 
 
-def _loaded(name: str, folder: Path, architecture: type[Architecture], dtype: torch.dtype) -> Any:
-    quieten()
+def _architecture(source: ModelSource) -> type[Architecture]:
+    architecture = architecture_of(source.pipeline)
+    if architecture is None:
+        raise ModelUnusable(f"{source.path} is a {source.pipeline}, which this version does not run")
+    return architecture
+
+
+def _pipeline(architecture: type[Architecture], source: ModelSource, parts: Mapping[str, Any]) -> Any:
+    """A pipeline of diffusers around the parts; those that it can do without are None."""
     import diffusers  # gives advice on importing a pipeline, so that it has to be quiet before
 
-    pipeline_class = getattr(diffusers, architecture.pipelines[0])
-    try:
-        pipeline = pipeline_class.from_pretrained(
-            folder,
-            dtype=dtype,
-            local_files_only=True,
-            use_safetensors=True,
-            requires_safety_checker=False,
-            **dict.fromkeys(_UNUSED),
-        )
-    except (OSError, ValueError, LookupError, TypeError, RuntimeError, AttributeError) as error:
-        raise ConfigError(f"model {name!r}: {folder} cannot be loaded: {error}") from error
-    return pipeline
+    kind = getattr(diffusers, architecture.pipelines[0])
+    accepted = inspect.signature(kind).parameters
+    options = {name: value for name, value in _options(source).items() if name in accepted}
+    if "requires_safety_checker" in accepted:
+        options["requires_safety_checker"] = False
+    if "add_watermarker" in accepted:
+        options["add_watermarker"] = False  # it would need a package that marks pictures without being asked
+    without = {name: None for name in kind._optional_components if name in accepted} | {
+        name: None for name in ("safety_checker", "feature_extractor", "image_encoder") if name in accepted
+    }
+    return kind(**{**without, **options, **{name: part for name, part in parts.items() if name in accepted}})
 
 
-def _configs(pipeline: Any) -> dict[str, Any]:
-    configs = {name: part.config for name, part in pipeline.components.items() if hasattr(part, "config")}
-    tokenizers = {name: part for name, part in pipeline.components.items() if hasattr(part, "model_max_length")}
-    return configs | {name: {"model_max_length": part.model_max_length} for name, part in tokenizers.items()}
-
-
-def _index(name: str, folder: Path) -> Mapping[str, Any]:
-    try:
-        index = json.loads((folder / "model_index.json").read_text())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"model {name!r}: {folder} is not a diffusers folder: {error}") from error
-    if not isinstance(index, dict):
-        raise ConfigError(f"model {name!r}: {folder} is not a diffusers folder: its index is no object")
-    return index
-
-
-def _parts(index: Mapping[str, Any]) -> dict[str, Any]:
-    parts = {part: entry[0] for part, entry in index.items() if isinstance(entry, list) and entry}
-    return {part: source for part, source in parts.items() if part not in _UNUSED}
+def _options(source: ModelSource) -> Mapping[str, Any]:
+    """What a folder's index says beside its parts."""
+    if source.kind is not SourceKind.FOLDER:
+        return {}
+    index = json.loads((Path(source.path) / "model_index.json").read_text())
+    return {name: value for name, value in index.items() if isinstance(value, bool | int | float | str)}

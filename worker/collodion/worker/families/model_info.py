@@ -1,28 +1,15 @@
-"""What a model offers, as clients are told; made from its configurations, without its weights.
+"""What a model offers, as clients are told; made from its configurations, without its weights."""
 
-A folder may hold a `collodion.json` of ours beside its `model_index.json`, with any of the keys default_steps, default_sampler,
-default_guidance_scale and license; what it does not say is taken from its architecture.
-"""
-
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from collodion.process.config import ConfigError
 from collodion.wire.jobs import ModelInfo, RefusedSampler
 from collodion.worker.families.architecture import Facts
+from collodion.worker.registry import ModelUnusable
 from collodion.worker.sampling.catalog import MAX_STEPS, SAMPLERS, SamplerRefused
 from collodion.worker.sampling.counting import line_of
 from collodion.worker.sampling.probing import probe
 from collodion.worker.sampling.reference import Walk, build
-
-_KEYS: Mapping[str, type | tuple[type, ...]] = {
-    "default_steps": int,
-    "default_sampler": str,
-    "default_guidance_scale": (int, float),
-    "license": str,
-}
 
 
 def describe(
@@ -30,13 +17,14 @@ def describe(
 ) -> ModelInfo:
     """Probes every sampler once, which takes about a second the first time for a scheduler's configuration.
 
-    own: what its `collodion.json` says. Raises ConfigError if no sampler suits.
+    own: what its user says of it in a file beside it (`collodion.worker.registry.sidecars`); the rest is its architecture's. Raises
+    ModelUnusable if no sampler suits.
     """
     steps = int(own.get("default_steps", facts.steps))
     evaluations, refused = _samplers(steps, scheduler)
     samplers = tuple(evaluations)
     if not samplers:
-        raise ConfigError(f"model {name!r}: none of our samplers suits it: {refused[0].reason}")
+        raise ModelUnusable(f"none of our samplers suits the model {name}: {refused[0].reason}")
     sampler = own.get("default_sampler", facts.sampler)
     width, height = facts.native
     return ModelInfo(
@@ -62,21 +50,6 @@ def describe(
         init_images=facts.init_images,
         masks=facts.masks,
     )
-
-
-def own_defaults(name: str, folder: Path) -> dict[str, Any]:
-    """What the folder's `collodion.json` says; nothing if there is none. Raises ConfigError."""
-    file = folder / "collodion.json"
-    try:
-        said = json.loads(file.read_text()) if file.exists() else {}
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"model {name!r}: {file}: {error}") from error
-    if not isinstance(said, dict):
-        raise ConfigError(f"model {name!r}: {file}: {said!r} is not an object with keys")
-    for key, value in said.items():
-        if not isinstance(value, _KEYS.get(key, ())):
-            raise ConfigError(f"model {name!r}: {file}: {key} = {value!r} is not understood")
-    return said
 
 
 def _samplers(steps: int, config: Mapping[str, Any]) -> tuple[dict[str, tuple[int, int]], tuple[RefusedSampler, ...]]:

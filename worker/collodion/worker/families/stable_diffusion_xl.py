@@ -4,18 +4,16 @@ Reference: StableDiffusionXLPipeline, StableDiffusionXLImg2ImgPipeline, StableDi
 default: original and target size are the picture's, and nothing is cropped.
 """
 
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 
-from collodion.worker.families.architecture import MASK, Architecture, Configs, Facts, Rows, Texts
-from collodion.worker.families.unets import latent_sides, sees_masks, unet_facts
+from collodion.worker.families.architecture import MASK, Configs, Facts, Prompt, Rows, Texts
+from collodion.worker.families.unets import REAL_WIDTH, UnetArchitecture, unet_facts
+from collodion.worker.prompting.prompter import EncodedPrompt
 
-_REAL_WIDTH = 320
 
-
-class StableDiffusionXL(Architecture):
+class StableDiffusionXL(UnetArchitecture):
     """See the module."""
 
     family: ClassVar[str] = "stable-diffusion-xl"
@@ -24,12 +22,9 @@ class StableDiffusionXL(Architecture):
         "StableDiffusionXLImg2ImgPipeline",
         "StableDiffusionXLInpaintPipeline",
     )
-    denoiser_part: ClassVar[str] = "unet"
     text_encoders: ClassVar[tuple[str, ...]] = ("text_encoder", "text_encoder_2")
-
-    def __init__(self, pipeline: Any) -> None:
-        super().__init__(pipeline)
-        self.sees_masks = sees_masks(pipeline)
+    tokenizers: ClassVar[tuple[str, ...]] = ("tokenizer", "tokenizer_2")
+    penultimate: ClassVar[bool] = True
 
     @classmethod
     def facts(cls, configs: Configs) -> Facts:
@@ -37,23 +32,16 @@ class StableDiffusionXL(Architecture):
         unet = configs["unet"]
         if unet.get("addition_embed_type") != "text_time":
             raise ValueError("its UNet does not take a text and sizes beside the prompt")
-        if "text_encoder" not in configs or configs["model_index"].get("requires_aesthetics_score"):
-            raise ValueError("it is a refiner, which goes on with another model's latents")
-        return unet_facts(configs, "sdxl" if unet["block_out_channels"][0] == _REAL_WIDTH else "")
+        if "text_encoder" not in configs:
+            raise ValueError("it has one text encoder: it is a refiner, which goes on with another model's latents")
+        return unet_facts(configs, "sdxl" if unet["block_out_channels"][0] == REAL_WIDTH else "")
 
-    def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
-        """See Architecture."""
-        return (self.pipeline.vae.config.latent_channels, *latent_sides(self.vae, width, height))
-
-    def encode(self, prompts: Sequence[str], negative: Sequence[bool]) -> list[Texts]:
-        """See Architecture. `states`: (tokens, width), `pooled`: (width,)."""
-        states, _, pooled, _ = self.pipeline.encode_prompt(
-            list(prompts), device=self.denoiser.device, num_images_per_prompt=1, do_classifier_free_guidance=False
-        )
-        return [
-            self._zeroed(one, other) if is_negative and not prompt else {"states": one, "pooled": other}
-            for prompt, is_negative, one, other in zip(prompts, negative, states, pooled, strict=True)
-        ]
+    def texts(self, prompt: Prompt, encoded: EncodedPrompt) -> Texts:
+        """See UnetArchitecture. `pooled`: (width,). No negative prompt is not an empty one: the model was trained with zeros for it."""
+        assert encoded.pooled is not None
+        if prompt.negative and not prompt.text and self.pipeline.config.get("force_zeros_for_empty_prompt"):
+            return {"states": torch.zeros_like(encoded.states), "pooled": torch.zeros_like(encoded.pooled)}
+        return {"states": encoded.states, "pooled": encoded.pooled}
 
     def predict(self, rows: Rows) -> torch.Tensor:
         """See Architecture."""
@@ -72,9 +60,3 @@ class StableDiffusionXL(Architecture):
             return_dict=False,
         )[0]
         return predicted
-
-    def _zeroed(self, states: torch.Tensor, pooled: torch.Tensor) -> dict[str, Any]:
-        """No negative prompt is not an empty one: the model was trained with zeros for it, if its pipeline says so."""
-        if not self.pipeline.config.get("force_zeros_for_empty_prompt"):
-            return {"states": states, "pooled": pooled}
-        return {"states": torch.zeros_like(states), "pooled": torch.zeros_like(pooled)}

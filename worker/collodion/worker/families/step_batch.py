@@ -18,13 +18,13 @@ class StepBatch:
     def __init__(self, states: Sequence[Denoising], size: int, device: Device) -> None:
         self.states = states
         self.trajectories = [state.trajectory for state in states]
-        negatives = [state.conditioning.negative for state in states]
+        texts = [state.conditioning.texts for state in states]
         self._device = device
-        self._guided = [row for row, negative in enumerate(negatives) if negative is not None]
+        self._guided = [row for row, ours in enumerate(texts) if len(ours) > 1]
         self._rows = len(states) + len(self._guided)
         self.size = max(size, self._rows)
-        prompts = [state.conditioning.prompt for state in states]
-        self._texts = collate([*prompts, *(text for text in negatives if text is not None)], self.size)
+        prompts, negatives = [ours[0] for ours in texts], [texts[row][1] for row in self._guided]
+        self._texts = collate([*prompts, *negatives], self.size)
         self.guided = torch.tensor(self._guided, dtype=torch.int64).to(device.place)
         self._order = [*range(len(states)), *self._guided]
         scales = torch.tensor([states[row].guidance_scale for row in self._order], dtype=torch.float32)

@@ -1,14 +1,69 @@
-"""What Stable Diffusion and SDXL have in common."""
+"""What Stable Diffusion and SDXL have in common: a UNet, CLIP text encoders whose prompts may have weights, masks."""
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
-from collodion.worker.families.architecture import Configs, Facts
-from collodion.worker.families.vae import Vae
+from collodion.wire.jobs import Failure, PromptSyntax, Reason
+from collodion.worker.families.architecture import WHATS, Architecture, Configs, Facts, Prompt, Texts
+from collodion.worker.pipeline import LatentRefused
+from collodion.worker.prompting.embeddings import Embedding, EmbeddingUnusable
+from collodion.worker.prompting.prompter import Around, EncodedPrompt, Prompter
 
 _PIXEL_MULTIPLE = 8  # what diffusers' pipelines ask for, whatever the VAE
+REAL_WIDTH = 320
+"""Of the first block: adapters for real ones do not fit a smaller model."""
 _INPAINTING_CHANNELS = 5  # of the mask and of what it leaves
+
+
+class UnetArchitecture(Architecture):
+    """Of these two. `penultimate`: whether it reads the text encoders' states before their last layer."""
+
+    denoiser_part: ClassVar[str] = "unet"
+    tokenizers: ClassVar[tuple[str, ...]] = ("tokenizer",)
+    penultimate: ClassVar[bool] = False
+    weighted_prompts: ClassVar[bool] = True
+
+    def __init__(self, pipeline: Any) -> None:
+        super().__init__(pipeline)
+        more = pipeline.unet.config.in_channels - pipeline.vae.config.latent_channels
+        self.sees_masks = more == _INPAINTING_CHANNELS
+        tokenizers, encoders = (
+            [getattr(pipeline, name) for name in each] for each in (self.tokenizers, self.text_encoders)
+        )
+        self._prompter = Prompter(tokenizers, encoders, penultimate=self.penultimate)
+
+    def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
+        """See Architecture."""
+        factor = self.vae.factor
+        return self.pipeline.vae.config.latent_channels, height // factor, width // factor
+
+    def read(self, prompts: Sequence[str], syntax: PromptSyntax, embeddings: Mapping[str, Embedding]) -> list[Prompt]:
+        """See Architecture. Both prompts of a job become equally long."""
+        try:
+            read = [
+                self._prompter.prepare_plain(text, what)
+                if syntax is PromptSyntax.PLAIN
+                else self._prompter.prepare(text, embeddings, what)
+                for text, (what, _) in zip(prompts, WHATS, strict=False)
+            ]
+        except EmbeddingUnusable as unusable:
+            raise LatentRefused(Failure(reason=Reason.ADAPTER_UNUSABLE, message=unusable.reason)) from unusable
+        return [
+            Prompt(text, negative, chunks, chunks.warnings)
+            for text, chunks, (_, negative) in zip(prompts, self._prompter.padded(read), WHATS, strict=False)
+        ]
+
+    def encode_prompts(self, prompts: Sequence[Prompt], around: Around, rows: int) -> list[Texts]:
+        """See Architecture."""
+        read = [prompt.chunks for prompt in prompts if prompt.chunks is not None]
+        keys = [prompt.key for prompt in prompts]
+        encoded = self._prompter.encode(read, keys, around, rows)
+        return [self.texts(prompt, one) for prompt, one in zip(prompts, encoded, strict=True)]
+
+    def texts(self, prompt: Prompt, encoded: EncodedPrompt) -> Texts:  # noqa: ARG002 - for those who treat some in another way
+        """What the UNet is given for this prompt. `states`: (tokens, width)."""
+        return {"states": encoded.states}
 
 
 def unet_facts(configs: Configs, base: str) -> Facts:
@@ -31,17 +86,6 @@ def unet_facts(configs: Configs, base: str) -> Facts:
         init_images=True,
         masks=True,
     )
-
-
-def sees_masks(pipeline: Any) -> bool:
-    """Whether it is an inpainting model."""
-    more = pipeline.unet.config.in_channels - pipeline.vae.config.latent_channels
-    return bool(more == _INPAINTING_CHANNELS)
-
-
-def latent_sides(vae: Vae, width: int, height: int) -> tuple[int, int]:
-    """(H, W) of a latent."""
-    return height // vae.factor, width // vae.factor
 
 
 def _text_tokens(tokenizer: Mapping[str, Any]) -> int:
