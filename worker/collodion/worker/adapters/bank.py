@@ -1,0 +1,258 @@
+"""The adapters that are on the device, within a budget.
+
+An adapter is resident by component: its text encoders' part goes when prompts are encoded, and stays or goes on its own. In each
+segment that it changes it has pages, which are the same numbers in all open pools of the segment; a pool is open once an adapter
+that is resident changes its module.
+
+1. Room is made by dropping what was used least recently: first what nobody keeps a `Use` of, then what nobody needs in the batch at
+   hand (a latent that waits brings its adapters back by a copy). If even that is not enough, MemoryError, and nothing has changed but that.
+2. `allocated` never exceeds the budget. Pools grow in powers of two while the budget allows it, and exactly as needed then. Pages that
+   were freed in one segment are moved to another by `_compact`.
+3. `epoch` changes whenever a page has another meaning: selections are worked out again then. `moves` changes whenever a pool has another
+   address: a CUDA graph that was captured before has to be captured again.
+
+Device thread only. Work that was issued before runs before what is issued here, so nothing is overwritten that is still read.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
+
+import torch
+
+from collodion.worker.adapters.loaded import ComponentChanges, FileKey, LoadedAdapter
+from collodion.worker.adapters.reading import SiteChange
+from collodion.worker.adapters.selection import Row, Selection
+from collodion.worker.adapters.sites import Segment, Site
+
+_FIRST = 1  # page 0 holds zeros
+
+
+class Place(NamedTuple):
+    """A segment of a component."""
+
+    component: str
+    segment: Segment
+
+
+@dataclass(eq=False)
+class Shelf:
+    """The pages of one segment. room: pages that every open pool has; 0: none is open. free: their numbers, least at the end."""
+
+    room: int = 0
+    free: list[int] = field(default_factory=list)
+    readers: dict[Site, int] = field(default_factory=dict)
+
+    @property
+    def page_bytes(self) -> int:
+        """Of one page in all open pools."""
+        return sum(site.pool.page_bytes for site in self.readers)
+
+    @property
+    def used(self) -> int:
+        """Pages that are not free, the one with zeros among them."""
+        return self.room - len(self.free)
+
+
+@dataclass(eq=False)
+class _Resident:
+    """See `collodion.worker.adapters.selection.Resident`."""
+
+    pages: dict[Segment, list[int]]
+    products: Collection[Site]
+    wholes: Mapping[Site, SiteChange]
+    whole_bytes: int
+
+
+class Bank:
+    """All adapters of one model that are on its device. held: whether somebody keeps a `Use` of the adapter with this key."""
+
+    def __init__(self, budget_bytes: int, held: Callable[[FileKey], bool]) -> None:
+        self.budget_bytes = budget_bytes
+        self.epoch = 0
+        self.moves = 0
+        self._held = held
+        self._shelves: dict[Place, Shelf] = {}
+        self._residents: OrderedDict[tuple[str, FileKey], _Resident] = OrderedDict()
+
+    @property
+    def allocated(self) -> int:
+        """Bytes of the device's memory."""
+        pools = sum(shelf.room * shelf.page_bytes for shelf in self._shelves.values())
+        return pools + sum(resident.whole_bytes for resident in self._residents.values())
+
+    @property
+    def resident(self) -> frozenset[tuple[str, FileKey]]:
+        """Which components of which adapters are on the device."""
+        return frozenset(self._residents)
+
+    def select(self, component: str, rows: Sequence[Row], size: int = 0, ranks: int = 0) -> Selection:
+        """The adapters of the rows of this component's next calls, brought to the device.
+
+        size: rows of a call at least; those behind `rows` are padding, whose output means nothing. ranks: gather so many for each row
+        whoever is in the batch (the next power of two if they are too few), so that shapes stay the same; 0: as few as will do, and
+        none by the row if all rows have the same. Raises MemoryError if the budget cannot hold what these rows need.
+        """
+        selection = Selection(component, rows, max(size, len(rows)), ranks)
+        self.refresh(selection)
+        return selection
+
+    def refresh(self, selection: Selection) -> None:
+        """Works the selection out again if that is needed. Raises MemoryError."""
+        component, uses = selection.component, selection.uses
+        if selection.epoch != self.epoch:
+            self._ensure(component, [use.adapter for use in uses])
+            residents = {use.adapter.key: self._residents[component, use.adapter.key] for use in uses}
+            selection.work_out(residents, self.epoch)
+        for use in uses:
+            self._residents.move_to_end((component, use.adapter.key))
+
+    def clear(self) -> None:
+        """Gives back all memory."""
+        for component, key in list(self._residents):
+            self._drop(component, key)
+        self._compact()
+
+    def _ensure(self, component: str, adapters: Iterable[LoadedAdapter]) -> None:
+        needed = {(component, adapter.key): adapter for adapter in adapters}
+        for (_, key), adapter in needed.items():
+            if (component, key) not in self._residents:
+                self._admit(component, adapter, needed.keys())
+
+    def _admit(self, component: str, adapter: LoadedAdapter, needed: Collection[tuple[str, FileKey]]) -> None:
+        changes = adapter.components[component]
+        while self._least(component, changes) > self.budget_bytes:
+            self._drop(*self._victim(needed, adapter))
+        room = {segment: self._room(component, segment, count) for segment, count in changes.pages.items()}
+        if self._after(component, changes, room) > self.budget_bytes:
+            self._compact()
+            room = {segment: self._room(component, segment, count) for segment, count in changes.pages.items()}
+        for segment, pages in self._generous(component, changes, room).items():
+            self._open(Place(component, segment), pages, [site for site in changes.products if site.segment is segment])
+        self._upload(component, adapter.key, changes)
+
+    def _least(self, component: str, changes: ComponentChanges) -> int:
+        """Bytes that are needed if everything free is given back, and these changes come."""
+        total = changes.whole_bytes + sum(resident.whole_bytes for resident in self._residents.values())
+        for place in self._shelves.keys() | {Place(component, segment) for segment in changes.pages}:
+            shelf = self._shelves.get(place, Shelf())
+            sites = {site for site, count in shelf.readers.items() if count}
+            coming = changes.pages.get(place.segment, 0) if place.component == component else 0
+            if coming:
+                sites |= {site for site in changes.products if site.segment is place.segment}
+            total += (max(shelf.used, _FIRST) + coming) * sum(site.pool.page_bytes for site in sites)
+        return total
+
+    def _after(self, component: str, changes: ComponentChanges, room: Mapping[Segment, int]) -> int:
+        """Bytes that are allocated once these changes have come into so much room."""
+        total = changes.whole_bytes + sum(resident.whole_bytes for resident in self._residents.values())
+        for place in self._shelves.keys() | {Place(component, segment) for segment in room}:
+            ours = place.component == component and place.segment in room
+            shelf = self._shelves.get(place, Shelf())
+            sites = self._readers(place, changes) if ours else shelf.readers
+            pages = room[place.segment] if ours else shelf.room
+            total += pages * sum(site.pool.page_bytes for site in sites)
+        return total
+
+    def _readers(self, place: Place, changes: ComponentChanges) -> Collection[Site]:
+        """The sites that are open once these changes have come."""
+        shelf = self._shelves.get(place, Shelf())
+        return shelf.readers.keys() | {site for site in changes.products if site.segment is place.segment}
+
+    def _room(self, component: str, segment: Segment, count: int) -> int:
+        """Pages that a segment needs for so many more."""
+        shelf = self._shelves.get(Place(component, segment), Shelf())
+        return max(shelf.room, max(shelf.used, _FIRST) + count)
+
+    def _generous(self, component: str, changes: ComponentChanges, room: Mapping[Segment, int]) -> dict[Segment, int]:
+        """The room that is needed, or the next power of two where the budget allows it."""
+        chosen = dict(room)
+        for segment, pages in room.items():
+            wished = {**chosen, segment: 1 << (pages - 1).bit_length()}
+            if self._after(component, changes, wished) <= self.budget_bytes:
+                chosen = wished
+        return chosen
+
+    def _victim(self, needed: Collection[tuple[str, FileKey]], adapter: LoadedAdapter) -> tuple[str, FileKey]:
+        idle = [each for each in self._residents if each not in needed]
+        if not idle:
+            mib = self.budget_bytes / (1 << 20)
+            raise MemoryError(f"the adapters of one batch do not fit into {mib:.0f} MiB, with {adapter.key.path.name}")
+        return next((each for each in idle if not self._held(each[1])), idle[0])
+
+    def _drop(self, component: str, key: FileKey) -> None:
+        resident = self._residents.pop((component, key))
+        for segment, numbers in resident.pages.items():
+            self._shelves[Place(component, segment)].free += numbers
+        for site in resident.products:
+            self._shelves[Place(component, site.segment)].readers[site] -= 1
+        self.epoch += 1
+
+    def _compact(self) -> None:
+        """Gives back all free pages, and the pools that no adapter reads."""
+        for place, shelf in self._shelves.items():
+            for site in [site for site, count in shelf.readers.items() if not count]:
+                site.pool.close()
+                del shelf.readers[site]
+            if not shelf.readers:
+                shelf.room, shelf.free = 0, []
+                continue
+            if not shelf.free:
+                continue
+            free = set(shelf.free)
+            kept = [page for page in range(shelf.room) if page not in free]
+            renamed = {page: number for number, page in enumerate(kept)}
+            for (component, _), resident in self._residents.items():
+                if component == place.component and place.segment in resident.pages:
+                    resident.pages[place.segment] = [renamed[page] for page in resident.pages[place.segment]]
+            for site in shelf.readers:
+                site.pool.resize(len(kept), torch.tensor(kept, device=site.place))
+            shelf.room, shelf.free = len(kept), []
+        self.epoch += 1
+        self.moves += 1
+
+    def _open(self, place: Place, room: int, sites: Iterable[Site]) -> None:
+        shelf = self._shelves.setdefault(place, Shelf())
+        opened = [site for site in sites if site not in shelf.readers]
+        grown = room > shelf.room
+        for site in opened if not grown else [*shelf.readers, *opened]:
+            site.pool.resize(room)
+        shelf.readers.update(dict.fromkeys(opened, 0))
+        shelf.free = [*range(room - 1, max(shelf.room, _FIRST) - 1, -1), *shelf.free]
+        shelf.room = room
+        if grown or opened:
+            self.epoch += 1
+            self.moves += 1
+
+    def _upload(self, component: str, key: FileKey, changes: ComponentChanges) -> None:
+        """Into pages that are free, once all that takes memory is there."""
+        places = {segment: Place(component, segment) for segment in changes.pages}
+        moved = {dtype: _on(_place_of(changes), block) for dtype, block in changes.blocks.items()}
+        wholes = {site: change.moved(partial(_on, site.place)) for site, change in changes.wholes.items()}
+        pages: dict[Segment, list[int]] = {}
+        for segment, count in changes.pages.items():
+            shelf = self._shelves[places[segment]]
+            numbers = shelf.free[: -count - 1 : -1]
+            index = torch.tensor(numbers, dtype=torch.int64).to(_place_of(changes), non_blocking=True)
+            for site in shelf.readers:
+                placed = changes.products.get(site)
+                if placed is None:
+                    site.pool.clear(index)
+                else:
+                    site.pool.write(index, *placed.views(moved[site.dtype], site))
+            pages[segment] = numbers
+        for segment, numbers in pages.items():
+            del self._shelves[places[segment]].free[-len(numbers) :]
+        for site in changes.products:
+            self._shelves[places[site.segment]].readers[site] += 1
+        self._residents[component, key] = _Resident(pages, changes.products, wholes, changes.whole_bytes)
+
+
+def _place_of(changes: ComponentChanges) -> torch.device:
+    return next(iter(changes.products)).place
+
+
+def _on(place: torch.device, tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to(place, non_blocking=True)

@@ -1,0 +1,31 @@
+"""What is applied to one module for one call of the model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from collodion.worker.adapters.merging import Merge
+from collodion.worker.adapters.products import Product
+from collodion.worker.adapters.sites import Site
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """Everything that is applied to a site for one call."""
+
+    product: Product | None
+    merges: Sequence[Merge] = ()
+
+    def __call__(self, site: Site, inputs: torch.Tensor) -> torch.Tensor:
+        """See Applied."""
+        outputs = self._merged(site, inputs)
+        return outputs if self.product is None else self.product.add(site, inputs, outputs)
+
+    def _merged(self, site: Site, inputs: torch.Tensor) -> torch.Tensor:
+        if len(self.merges) == 1 and self.merges[0].places is None:
+            return self.merges[0].outputs(site, inputs)
+        outputs = site.unchanged(inputs)
+        for merge in self.merges:
+            merge.overwrite(site, inputs, outputs)
+        return outputs

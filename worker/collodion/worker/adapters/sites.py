@@ -1,0 +1,143 @@
+"""The modules of a model that adapters can change, and how they come to ask for the change.
+
+A site's module stays where it is and keeps its parameters, so the model's state dict is as it was: only its class is exchanged, for
+one whose `forward` asks its site whether anything is applied. (A hook would leave the fast path of `nn.Module.__call__`, a wrapper
+would rename the parameters.) With nothing applied that is one look at an attribute.
+
+1. `Site.applied` is set and reset on the device thread only, around a call of the model (`selection.py`).
+2. Sites that share a `Segment` have their pages in common: an adapter that changes one of them has a place in all of them that are open.
+"""
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from collodion.worker.adapters.deltas import Shape
+from collodion.worker.adapters.pool import Pool
+
+
+class Applied(Protocol):
+    """What is applied to a site for one call of the model."""
+
+    def __call__(self, site: "Site", inputs: torch.Tensor) -> torch.Tensor:
+        """The module's output, changed."""
+
+
+class Segment(StrEnum):
+    """Which sites of a component share their pages: adapters tend to change all of a kind or none."""
+
+    ATTENTION = "attention"
+    LINEAR = "linear"
+    POINTWISE = "pointwise"
+    CONVOLUTION = "convolution"
+
+
+@dataclass(eq=False)
+class Site:
+    """A module that adapters can change. shape: of its weights. pool: the low-rank products that are on the device."""
+
+    component: str
+    path: str
+    module: nn.Module
+    segment: Segment
+    shape: Shape
+    dtype: torch.dtype
+    place: torch.device
+    pool: Pool = field(init=False)
+    applied: Applied | None = None
+
+    def __post_init__(self) -> None:
+        self.pool = Pool(math.prod(self.shape[1:]), self.shape[0], self.dtype, self.place)
+
+    @property
+    def spatial(self) -> bool:
+        """Whether it is a convolution."""
+        return len(self.shape) == 4
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"{self.component}.{self.path}"
+
+    def by_row(self, tensor: torch.Tensor, rows: int) -> torch.Tensor:
+        """(rows, multiple, …), a view: a module that is called with several entries for each row has them one behind the other.
+
+        Raises ValueError if it is called with anything else.
+        """
+        multiple, rest = divmod(len(tensor), rows)
+        if rest:
+            raise ValueError(f"{self.name} is called with {len(tensor)} rows in a batch of {rows}")
+        return tensor.view(rows, multiple, *tensor.shape[1:])
+
+    def unchanged(self, inputs: torch.Tensor) -> torch.Tensor:
+        """The module's own output."""
+        return type(self.module).__mro__[2].forward(self.module, inputs)  # type: ignore[no-any-return, attr-defined]
+
+
+class _Asking:
+    """What is put before a module's class."""
+
+    adapter_site: Site
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """See nn.Module."""
+        applied = self.adapter_site.applied
+        if applied is None:
+            return super().forward(inputs)  # type: ignore[misc, no-any-return]
+        return applied(self.adapter_site, inputs)
+
+
+def sites_of(component: str, model: nn.Module, exclude: Collection[str] = ()) -> dict[str, Site]:
+    """All modules of the model that adapters can change, by path. exclude: beginnings of paths that are left out."""
+    inside = [path + "." for path, module in model.named_modules() if isinstance(module, nn.MultiheadAttention)]
+    barred = (*exclude, *inside)  # torch's own attention reads the weights of its projections past their `forward`
+    return {
+        path: Site(component, path, module, _segment(path, module), tuple(weight.shape), weight.dtype, weight.device)
+        for path, module in model.named_modules()
+        if (weight := _weight(module)) is not None and not path.startswith(barred)
+    }
+
+
+def attach(sites: Mapping[str, Site]) -> None:
+    """From now on these modules ask their sites. May be done again."""
+    for site in sites.values():
+        if not isinstance(site.module, _Asking):
+            site.module.__class__ = _asking(type(site.module))
+        vars(site.module)["adapter_site"] = site
+
+
+def detach(sites: Mapping[str, Site]) -> None:
+    """They are what they were before `attach`."""
+    for site in sites.values():
+        if vars(site.module).get("adapter_site") is site:
+            del vars(site.module)["adapter_site"]
+            site.module.__class__ = type(site.module).__mro__[2]
+
+
+_kinds: dict[type[nn.Module], type[Any]] = {}
+
+
+def _asking(kind: type[nn.Module]) -> type[Any]:
+    if kind not in _kinds:
+        _kinds[kind] = type(kind.__name__, (_Asking, kind), {"__module__": kind.__module__, "__doc__": kind.__doc__})
+    return _kinds[kind]
+
+
+def _weight(module: nn.Module) -> torch.Tensor | None:
+    """The weights of a module that adapters can change; None of any other."""
+    if not isinstance(module, nn.Linear | nn.Conv2d):
+        return None
+    if isinstance(module, nn.Conv2d) and (module.groups != 1 or module.padding_mode != "zeros"):
+        return None
+    return module.weight if module.weight.is_floating_point() else None
+
+
+def _segment(path: str, module: nn.Module) -> Segment:
+    if isinstance(module, nn.Conv2d):
+        return Segment.POINTWISE if math.prod(module.kernel_size) == 1 else Segment.CONVOLUTION
+    return Segment.ATTENTION if "attn" in path or "ttention" in path else Segment.LINEAR
