@@ -85,6 +85,19 @@ class WorkerConfig:
         low=0,
         high=1_048_576,
     )
+    adapters_mib: int = setting(
+        1024,
+        "Device memory for the adapters of one model, in MiB; little makes them be copied again and again, or fail, much leaves too"
+        " little for batches.",
+        low=0,
+        high=1_048_576,
+    )
+    adapters_host_mib: int = setting(
+        4096,
+        "Host memory for adapters of one model that nobody uses at the moment, in MiB; little makes them be read from disk again.",
+        low=0,
+        high=16_777_216,
+    )
     encode_batch: int = setting(
         8,
         "Jobs whose prompts are encoded at once; many delay the next step, few make a burst wait longer.",

@@ -14,12 +14,14 @@ from typing import Any, ClassVar
 
 import torch
 
-from collodion.wire.jobs import PromptSyntax
+from collodion.wire.jobs import Parameters, PromptSyntax
+from collodion.worker.adapters.loaded import Use
 from collodion.worker.families.text_window import TextWindow
 from collodion.worker.families.vae import Vae
 from collodion.worker.prompting.embeddings import Embedding
 from collodion.worker.prompting.prompter import Around
 from collodion.worker.prompting.reading import ReadPrompt
+from collodion.worker.sampling.timetable import OWN, Timetable
 
 Texts = Mapping[str, torch.Tensor]
 """What the text encoders made of one prompt."""
@@ -39,14 +41,18 @@ WHATS = (("prompt", False), ("negative prompt", True))
 class Prompt:
     """A prompt that was read. `chunks`: as the text encoders will read it, for an architecture that reads weights.
 
-    key: what beside the prompt makes its texts what they are. warnings: (reason, message) pairs for the client.
+    uses: the adapters that the text encoders have for it; `key` tells them. warnings: (reason, message) pairs for the client.
     """
 
     text: str
     negative: bool
     chunks: ReadPrompt | None = None
-    key: Hashable = None
+    uses: tuple[Use, ...] = field(default=(), compare=False)
+    key: Hashable = field(init=False)
     warnings: tuple[tuple[str, str], ...] = field(default=(), compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", tuple((use.adapter.key, use.scale) for use in self.uses))
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,10 @@ class Rows:
 
 
 class Architecture(ABC):
-    """One architecture around one loaded diffusers pipeline. `denoiser` is the part that is called at every step."""
+    """One architecture around one loaded diffusers pipeline. `denoiser` is the part that is called at every step.
+
+    `unadapted` are beginnings of paths ("transformer.cap_embedder") of modules that are not called row by row.
+    """
 
     family: ClassVar[str]
     pipelines: ClassVar[tuple[str, ...]]
@@ -90,6 +99,7 @@ class Architecture(ABC):
     text_encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
     negative_prompts: ClassVar[bool] = True
     weighted_prompts: ClassVar[bool] = False
+    unadapted: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, pipeline: Any) -> None:
         self.pipeline = pipeline
@@ -111,12 +121,28 @@ class Architecture(ABC):
         """What counts how many tokens of a prompt are read."""
         return TextWindow(self.pipeline.tokenizer, self.pipeline.tokenizer.model_max_length - 2)
 
-    def read(self, prompts: Sequence[str], syntax: PromptSyntax, embeddings: Mapping[str, Embedding]) -> list[Prompt]:
+    def timetable(self, parameters: Parameters) -> Timetable:  # noqa: ARG002 - for those whose schedule depends on them
+        """What its pipeline hands to the scheduler beside the number of steps."""
+        return OWN
+
+    def remarks(self, parameters: Parameters) -> list[tuple[str, str]]:
+        """Warnings, (reason, message), on what of these parameters it cannot honour."""
+        if parameters.negative_prompt and not self.negative_prompts:
+            return [("NEGATIVE_PROMPT_IGNORED", f"{parameters.model} reads no negative prompt")]
+        return []
+
+    def read(
+        self,
+        prompts: Sequence[str],
+        syntax: PromptSyntax,
+        embeddings: Mapping[str, Embedding],
+        uses: tuple[Use, ...],
+    ) -> list[Prompt]:
         """A job's prompt and, if it is guided by one, its negative prompt. Any thread. Raises LatentRefused."""
         assert syntax is PromptSyntax.PLAIN, "who reads weights says so"
         assert not embeddings
         return [
-            Prompt(text, negative, warnings=self._cut(what, text))
+            Prompt(text, negative, uses=uses, warnings=self._cut(what, text))
             for text, (what, negative) in zip(prompts, WHATS, strict=False)
         ]
 

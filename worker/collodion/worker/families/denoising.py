@@ -6,6 +6,7 @@ from weakref import WeakSet
 
 import torch
 
+from collodion.worker.adapters.loaded import Use
 from collodion.worker.families.architecture import Prompt, Texts
 from collodion.worker.families.start import Kept, Scene, Start
 from collodion.worker.pipeline import Plan
@@ -17,22 +18,24 @@ Moved = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SamplingPlan(Plan):
-    """A plan with its sampler, its prompt and, if it is guided by one, negative prompt, and the picture that it begins from, if any."""
+    """A plan with its sampler, its prompt and, if it is guided by one, negative prompt, its adapters, and the picture it begins from."""
 
     table: SamplerTable
     prompts: tuple[Prompt, ...]
+    uses: tuple[Use, ...] = ()
     scene: Scene | None = None
 
 
 @dataclass(eq=False)
 class Conditioning:
-    """What encoding made of a job's prompt, of its negative one if it is guided by one, and of its picture.
+    """What encoding made of a job's prompt, of its negative one if it is guided by one, and of its picture. `uses` are its adapters.
 
     The job's latents share it; `readers` are those of them that are on the device, and it lies on the host when there are none.
     """
 
     texts: Sequence[Texts]
     start: Start | None = None
+    uses: tuple[Use, ...] = ()
     readers: "WeakSet[Denoising]" = field(default_factory=WeakSet)
 
     @property

@@ -9,24 +9,25 @@ Reference: diffusers' pipeline of the architecture, with the same seed (CPU gene
 """
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
+from functools import partial
 
 import torch
 
-from collodion.wire.jobs import Failure, ModelInfo, Parameters, PromptSyntax, Reason
+from collodion.wire.jobs import ModelInfo, Parameters
+from collodion.worker.adapters.adapters import AdapterBudgets, Adapters
 from collodion.worker.config import WorkerConfig
 from collodion.worker.families.adapter_files import AdapterFiles
 from collodion.worker.families.architecture import Architecture, Prompt, Texts, pad
 from collodion.worker.families.clean_estimate import CleanEstimate
 from collodion.worker.families.denoising import Conditioning, Denoising, Evaluation, SamplingPlan
 from collodion.worker.families.device import Device, memory_errors
+from collodion.worker.families.job_reader import JobReader
 from collodion.worker.families.rgb_map import fit_rgb_map, to_rgb
-from collodion.worker.families.start import Kept, Scene, Start, beginning
+from collodion.worker.families.start import Kept, Start, beginning
 from collodion.worker.families.step_batch import StepBatch
-from collodion.worker.pipeline import Decoded, Encoded, LatentRefused, Picture, Stepped
-from collodion.worker.sampling.catalog import SamplerRefused
+from collodion.worker.pipeline import Decoded, Encoded, Picture, Stepped
 from collodion.worker.sampling.noise import NoiseSource
-from collodion.worker.sampling.probing import probe
 from collodion.worker.sampling.trajectory import Trajectory
 from collodion.worker.sampling.update import advance, model_inputs
 from collodion.worker.uploads import Uploads
@@ -42,16 +43,17 @@ class LatentDiffusion:
         config: WorkerConfig,
         device: Device,
         uploads: Uploads,
-        adapters: AdapterFiles,
+        adapter_files: AdapterFiles,
     ) -> None:
         self.info = info
-        self._uploads = uploads
-        self._adapters = adapters
+        components = {name: getattr(architecture.pipeline, name) for name in _adapted(architecture)}
+        budgets = AdapterBudgets(config.adapters_mib << 20, config.adapters_host_mib << 20)
+        self._adapters = Adapters(components, budgets, architecture.unadapted)
+        self._reader = JobReader(architecture, self._adapters, adapter_files, uploads)
         self.run_ahead = device.run_ahead
         self._architecture = architecture
         self._vae = architecture.vae
         self._device = device
-        self._scheduler_config = architecture.pipeline.scheduler.config
         self._rgb_map = fit_rgb_map(architecture.vae)
         padded = config.reproducible
         self._encode_rows = 2 * config.encode_batch if padded else 0
@@ -70,35 +72,27 @@ class LatentDiffusion:
     def close(self) -> None:
         """See Pipeline."""
         self._batch = self._last = None
-        del self._architecture, self._vae
+        self._adapters.close()
+        del self._architecture, self._vae, self._reader
         if self._device.place.type == "cuda":
             torch.cuda.empty_cache()
 
     def prepare(self, parameters: Parameters) -> SamplingPlan:
         """See Pipeline."""
-        try:
-            table = probe(parameters.sampler, parameters.steps, self._scheduler_config, parameters.skipped_steps)
-        except SamplerRefused as refused:
-            raise LatentRefused(Failure(reason=Reason.SAMPLER_REFUSED, message=refused.reason)) from refused
-        prompts = self._prompts(parameters)
-        warnings = [warning for prompt in prompts for warning in prompt.warnings]
-        if parameters.negative_prompt and not self._architecture.negative_prompts:
-            warnings.append(("NEGATIVE_PROMPT_IGNORED", f"{parameters.model} reads no negative prompt"))
-        course = (*table.step_of, table.steps)
-        scene = self._scene(parameters)
-        return SamplingPlan(parameters, course, tuple(warnings), table=table, prompts=prompts, scene=scene)
+        return self._reader.plan(parameters)
 
     @torch.inference_mode()
     def encode(self, plans: Sequence[SamplingPlan]) -> Encoded[Conditioning]:
         """See Pipeline."""
         different = list(dict.fromkeys(prompt for plan in plans for prompt in plan.prompts))
         with self._device.span() as span, memory_errors():
-            encoded = self._architecture.encode_prompts(different, self._around, self._encode_rows)
+            encoded = self._architecture.encode_prompts(different, partial(self._around, different), self._encode_rows)
             texts = dict(zip(different, encoded, strict=True))
             conditioning = [
                 Conditioning(
                     [_own(texts[prompt]) for prompt in plan.prompts],
                     None if plan.scene is None else Start.encoded(plan.scene, self._vae, self._device.place),
+                    plan.uses,
                 )
                 for plan in plans
             ]
@@ -124,7 +118,8 @@ class LatentDiffusion:
         with self._device.span() as span, memory_errors():
             batch = self._batch_of(states)
             inputs = model_inputs(batch.trajectories)
-            predicted = self._architecture.predict(batch.rows(inputs)).float()
+            with self._adapters.applied(batch.selection):
+                predicted = self._architecture.predict(batch.rows(inputs)).float()
             outputs = batch.guide(predicted, self._architecture.guide)
             last = Evaluation(states, inputs, outputs, [row.timestep for row in batch.trajectories])
             # One reduction for the batch: a sum is finite only if everything in it is.
@@ -186,25 +181,11 @@ class LatentDiffusion:
         """See Pipeline. On a GPU this thread waits for what was queued before, and no other one does."""
         return to_rgb(snapshot.cpu(), self._rgb_map)
 
-    def _prompts(self, parameters: Parameters) -> tuple[Prompt, ...]:
-        texts = [parameters.prompt]
-        if parameters.guided and self._architecture.negative_prompts:
-            texts.append(parameters.negative_prompt)
-        weighted = parameters.prompt_syntax is PromptSyntax.WEIGHTED
-        embeddings = self._adapters.embeddings() if weighted else {}
-        return tuple(self._architecture.read(texts, parameters.prompt_syntax, embeddings))
-
-    def _around(self, encoder: int, rows: Sequence[int]) -> AbstractContextManager[object]:
-        return nullcontext()
-
-    def _scene(self, parameters: Parameters) -> Scene | None:
-        size = parameters.width, parameters.height
-        sees_masks = self._architecture.sees_masks
-        if not parameters.init_image:
-            return Scene.blank(size) if sees_masks else None
-        mask = self._uploads.mask(parameters.mask_image) if parameters.mask_image else None
-        scene = Scene.read(self._vae, self._uploads.picture(parameters.init_image), mask, size)
-        return scene.all_anew() if sees_masks else scene
+    def _around(self, prompts: Sequence[Prompt], encoder: int, rows: Sequence[int]) -> AbstractContextManager[object]:
+        """The adapters of a text encoder's call. rows: the prompts that its rows are of, -1 of none."""
+        uses = [prompts[row].uses if row >= 0 else () for row in rows]
+        component = self._architecture.text_encoders[encoder]
+        return self._adapters.applied(self._adapters.select(component, uses, len(rows)))
 
     def _read(self, state: Denoising) -> None:
         state.conditioning.move(self._device.to_device)
@@ -212,8 +193,13 @@ class LatentDiffusion:
 
     def _batch_of(self, states: Sequence[Denoising]) -> StepBatch:
         if self._batch is None or self._batch.states != states:
-            self._batch = StepBatch(list(states), self._step_rows, self._device)
+            select = partial(self._adapters.select, self._architecture.denoiser_part)
+            self._batch = StepBatch(list(states), self._step_rows, self._device, select)
         return self._batch
+
+
+def _adapted(architecture: Architecture) -> tuple[str, ...]:
+    return (architecture.denoiser_part, *architecture.text_encoders)
 
 
 def _own(texts: Texts) -> Texts:

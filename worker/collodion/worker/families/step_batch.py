@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from collodion.worker.adapters.selection import Row, Selection
 from collodion.worker.families.architecture import Rows, collate, pad
 from collodion.worker.families.denoising import Denoising
 from collodion.worker.families.device import Device
@@ -12,10 +13,13 @@ from collodion.worker.families.device import Device
 class StepBatch:
     """Rows of one model call: every latent with its prompt, then the guided ones again with their negative prompt.
 
-    size: rows of the call at least; zeros fill it up. guided: int64, the latents with a negative row.
+    size: rows of the call at least; zeros fill it up. select: the adapters of these rows, in a call of so many. guided: int64, the
+    latents with a negative row.
     """
 
-    def __init__(self, states: Sequence[Denoising], size: int, device: Device) -> None:
+    def __init__(
+        self, states: Sequence[Denoising], size: int, device: Device, select: Callable[[Sequence[Row], int], Selection]
+    ) -> None:
         self.states = states
         self.trajectories = [state.trajectory for state in states]
         texts = [state.conditioning.texts for state in states]
@@ -30,6 +34,7 @@ class StepBatch:
         scales = torch.tensor([states[row].guidance_scale for row in self._order], dtype=torch.float32)
         self._guidance = pad(scales, self.size).to(device.place)
         self._channels = self._more_channels()
+        self.selection = select([states[row].conditioning.uses for row in self._order], self.size)
 
     def rows(self, latents: torch.Tensor) -> Rows:
         """The model call. latents: float32 (latents, C, H, W), as the model is to be given them."""

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from collodion.wire.jobs import Failure, PromptSyntax, Reason
+from collodion.worker.adapters.loaded import Use
 from collodion.worker.families.architecture import WHATS, Architecture, Configs, Facts, Prompt, Texts
 from collodion.worker.pipeline import LatentRefused
 from collodion.worker.prompting.embeddings import Embedding, EmbeddingUnusable
@@ -38,7 +39,13 @@ class UnetArchitecture(Architecture):
         factor = self.vae.factor
         return self.pipeline.vae.config.latent_channels, height // factor, width // factor
 
-    def read(self, prompts: Sequence[str], syntax: PromptSyntax, embeddings: Mapping[str, Embedding]) -> list[Prompt]:
+    def read(
+        self,
+        prompts: Sequence[str],
+        syntax: PromptSyntax,
+        embeddings: Mapping[str, Embedding],
+        uses: tuple[Use, ...],
+    ) -> list[Prompt]:
         """See Architecture. Both prompts of a job become equally long."""
         try:
             read = [
@@ -50,7 +57,7 @@ class UnetArchitecture(Architecture):
         except EmbeddingUnusable as unusable:
             raise LatentRefused(Failure(reason=Reason.ADAPTER_UNUSABLE, message=unusable.reason)) from unusable
         return [
-            Prompt(text, negative, chunks, chunks.warnings)
+            Prompt(text, negative, chunks, uses, chunks.warnings)
             for text, chunks, (_, negative) in zip(prompts, self._prompter.padded(read), WHATS, strict=False)
         ]
 
