@@ -24,7 +24,7 @@ def test_no_source_root_closes_the_namespace(root: str) -> None:
         ("collodion.client", "torch diffusers transformers zmq msgspec prometheus_client numpy"),
         ("collodion.client.cli", "torch diffusers transformers zmq msgspec prometheus_client numpy"),
         ("collodion.scheduler.loop", "torch diffusers transformers grpc numpy PIL"),
-        ("collodion.frontend.server", "torch diffusers transformers numpy PIL"),
+        ("collodion.frontend.server", "torch diffusers transformers numpy"),
         ("collodion.worker.families.simulated", "torch diffusers transformers grpc"),
     ],
 )

@@ -21,7 +21,8 @@ class Config:
     )
     run_dir: Path = setting(default_run_dir(), "Directory of the private sockets, the same for all processes.")
     artifacts: Path = setting(
-        default_artifacts_dir(), "Directory of the finished pictures, the same for all processes."
+        default_artifacts_dir(),
+        "Directory of the finished pictures and of those that jobs begin from, the same for all processes; frontends write it, too.",
     )
     metrics_host: str = setting("127.0.0.1", "Where Prometheus may fetch metrics; beyond loopback anybody may.")
     metrics_port: int = setting(9470, "Port of the metrics, 0 for any free one.", low=0, high=65535)
@@ -48,6 +49,24 @@ class Config:
     )
     mailbox_events: int = setting(
         1_000, "Events kept for a slow reader; few coalesce early, many cost memory.", low=64, high=1_000_000
+    )
+    upload_threads: int = setting(
+        2,
+        "Pictures decoded at once; few make a burst of them wait, many take memory (half a GB each at worst) and time from streams.",
+        low=1,
+        high=64,
+    )
+    upload_wait_s: float = setting(
+        5.0,
+        "How long a request may wait for its pictures to be decoded; short refuses bursts, long outlasts the clients' patience.",
+        low=0.1,
+        high=300,
+    )
+    upload_budget_bytes: int = setting(
+        256 * 1024 * 1024,
+        "Encoded pictures in memory, over all requests; beyond it requests with pictures are refused, so little turns bursts away.",
+        low=0,
+        high=1 << 40,
     )
     inline_budget_bytes: int = setting(
         2 * 1024 * 1024,

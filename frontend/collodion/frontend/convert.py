@@ -13,6 +13,7 @@ from collodion.frontend.errors import CODES, code_number
 from collodion.frontend.mailbox import Item
 from collodion.v1 import generation_pb2, job_pb2, model_pb2, tier_pb2
 from collodion.wire import jobs, to_frontend
+from collodion.wire.artifacts import upload_sha256
 
 STATES: dict[jobs.JobState, "job_pb2.JobState.ValueType"] = {
     state: job_pb2.JobState.Value(f"JOB_STATE_{state.name}") for state in jobs.JobState
@@ -22,6 +23,9 @@ STAGES: dict[jobs.Stage, "job_pb2.Stage.ValueType"] = {
 }
 FORMATS: dict[jobs.OutputFormat, "job_pb2.OutputFormat.ValueType"] = {
     form: job_pb2.OutputFormat.Value(f"OUTPUT_FORMAT_{form.name}") for form in jobs.OutputFormat
+}
+SYNTAXES: dict[jobs.PromptSyntax, "job_pb2.PromptSyntax.ValueType"] = {
+    syntax: job_pb2.PromptSyntax.Value(f"PROMPT_SYNTAX_{syntax.name}") for syntax in jobs.PromptSyntax
 }
 POLICIES: dict[jobs.DeadlinePolicy, "job_pb2.DeadlinePolicy.ValueType"] = {
     policy: job_pb2.DeadlinePolicy.Value(f"DEADLINE_POLICY_{policy.name}") for policy in jobs.DeadlinePolicy
@@ -102,7 +106,7 @@ def job(view: to_frontend.JobView) -> job_pb2.Job:
 
 
 def parameters_proto(parameters: jobs.Parameters) -> job_pb2.Parameters:
-    """What determines the pictures, every default filled in."""
+    """What determines the pictures, every default filled in. For pictures that clients sent stand their SHA-256."""
     return job_pb2.Parameters(
         model=parameters.model,
         prompt=parameters.prompt,
@@ -114,7 +118,11 @@ def parameters_proto(parameters: jobs.Parameters) -> job_pb2.Parameters:
         guidance_scale=parameters.guidance_scale,
         seed=parameters.seed,
         images=parameters.images,
-        prompt_syntax=job_pb2.PROMPT_SYNTAX_PLAIN,
+        loras=[job_pb2.Lora(name=lora.name, scale=lora.scale) for lora in parameters.loras],
+        prompt_syntax=SYNTAXES[parameters.prompt_syntax],
+        strength=parameters.strength if parameters.init_image else None,
+        init_image_sha256=upload_sha256(parameters.init_image),
+        mask_image_sha256=upload_sha256(parameters.mask_image),
         output_format=FORMATS[parameters.output_format],
         quality=parameters.quality,
     )

@@ -2,10 +2,10 @@
 
 import math
 import re
+import struct
 from collections.abc import Collection, Iterable, Mapping
 
 from collodion.frontend.errors import CallError, Violation, invalid
-from collodion.wire.jobs import Reason
 
 DEFAULT_TENANT = "default"
 TENANT_KEY = "x-collodion-tenant"
@@ -15,33 +15,33 @@ _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _MAX_LABELS = 16
 _MAX_LABEL_VALUE = 256
 _MAX_ID = 64
+_LARGEST: float = struct.unpack("f", b"\xff\xff\x7f\x7f")[0]  # of 32-bit numbers
 
 
 class Fields:
-    """The violations of one request, and what it asks for that is not implemented."""
+    """The violations of one request, and what it names that is not there."""
 
     def __init__(self) -> None:
         self.violations: list[Violation] = []
-        self._missing: list[Violation] = []
+        self._absent: list[CallError] = []
 
     def wrong(self, field: str, description: str) -> None:
         """Notes a violation."""
         self.violations.append(Violation(field, description))
 
-    def missing(self, field: str, description: str) -> None:
-        """Notes something well-formed that this server cannot do yet."""
-        self._missing.append(Violation(field, description))
+    def absent(self, error: CallError) -> None:
+        """Notes that something well-formed names what is not there."""
+        self._absent.append(error)
 
     def raise_violations(self) -> None:
         """Raises INVALID_ARGUMENT if anything is wrong."""
         if self.violations:
             raise invalid(self.violations)
 
-    def raise_missing(self) -> None:
-        """Raises UNIMPLEMENTED if anything is asked for that this server cannot do yet."""
-        if self._missing:
-            asked = "; ".join(f"{field}: {description}" for field, description in self._missing)
-            raise CallError(Reason.NOT_IMPLEMENTED, f"not implemented yet: {asked}")
+    def raise_absent(self) -> None:
+        """Raises the first error that was noted of what is not there."""
+        if self._absent:
+            raise self._absent[0]
 
     def number(self, field: str, value: float, low: float, high: float) -> None:
         """`value` is finite and within the bounds, both included."""
@@ -57,11 +57,6 @@ class Fields:
         """`value` has at most so many characters."""
         if len(value) > characters:
             self.wrong(field, f"has to have at most {characters} characters, not {len(value)}")
-
-    def size(self, field: str, value: bytes, most: int) -> None:
-        """`value` has at most so many bytes."""
-        if len(value) > most:
-            self.wrong(field, f"has to have at most {most} bytes, not {len(value)}")
 
     def choice(self, field: str, value: int, known: Collection[int]) -> None:
         """`value` is one of the enum's numbers that are allowed."""
@@ -103,6 +98,17 @@ class Fields:
 def plausible(identifier: str) -> bool:
     """Whether an identifier is worth a question to the scheduler: all that we give out are short."""
     return 0 < len(identifier) <= _MAX_ID
+
+
+def decimal(value: float) -> float:
+    """The shortest decimal that a 32-bit `value` is nearest to: 0.7 and not 0.699999988079071. Who says 0.7 means it, and the number of
+    steps that a strength leaves is rounded down.
+    """
+    for digits in range(1, 10):
+        near = float(f"{value:.{digits}g}")
+        if abs(near) <= _LARGEST and struct.pack("f", near) == struct.pack("f", value):
+            return near
+    return value
 
 
 def listed(names: Iterable[str]) -> str:

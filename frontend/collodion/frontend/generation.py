@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from collodion.frontend import convert, validate
+from collodion.frontend import beginning, convert, validate
 from collodion.frontend.calls import Answer, Watch
 from collodion.frontend.config import Config
 from collodion.frontend.errors import CallError, not_found
@@ -12,6 +12,7 @@ from collodion.frontend.images import Images
 from collodion.frontend.link import Link
 from collodion.frontend.metrics import Metrics
 from collodion.frontend.rpc import Context, Gate
+from collodion.frontend.uploads import Sent, Uploads
 from collodion.v1 import generation_pb2 as pb
 from collodion.wire import to_scheduler
 from collodion.wire.artifacts import ArtifactMissing
@@ -24,10 +25,11 @@ NAME = pb.DESCRIPTOR.services_by_name["GenerationService"].full_name
 class GenerationService:
     """The service's methods; errors are CallErrors."""
 
-    def __init__(self, config: Config, link: Link, images: Images, metrics: Metrics) -> None:
+    def __init__(self, config: Config, link: Link, images: Images, uploads: Uploads, metrics: Metrics) -> None:
         self._config = config
         self._link = link
         self._images = images
+        self._uploads = uploads
         self._metrics = metrics
 
     def handlers(self, gate: Gate) -> dict[str, Any]:
@@ -47,14 +49,15 @@ class GenerationService:
         """Submits a job and relays its events."""
         check = Fields()
         inline = validate.delivers_inline(check, request.image_delivery)
-        spec = self._spec(check, request.job, context)
+        spec = await self._spec(check, request.job, context)
+        del request  # which may have pictures in it, and the stream may go on for hours
         model = ("Model", spec.parameters.model)
         watch = self._link.watch(model, lambda call: to_scheduler.SubmitJob(call, spec, watch=True))
         await self._relay(watch, inline, context)
 
     async def create_job(self, request: pb.CreateJobRequest, context: Context) -> pb.CreateJobResponse:
         """Submits a job."""
-        spec = self._spec(Fields(), request.job, context)
+        spec = await self._spec(Fields(), request.job, context)
         model = ("Model", spec.parameters.model)
         answer = await self._link.ask(model, lambda call: to_scheduler.SubmitJob(call, spec, watch=False))
         return pb.CreateJobResponse(job=convert.job(_view(answer)))
@@ -116,9 +119,14 @@ class GenerationService:
         known = self._link.known()
         return pb.ListTiersResponse(tiers=[convert.tier(info, info.name == known.default_tier) for info in known.tiers])
 
-    def _spec(self, check: Fields, job: pb.JobRequest, context: Context) -> JobSpec:
-        metadata = context.invocation_metadata()
-        return validate.job_spec(check, job, metadata, self._link.known(), self._config.max_images)
+    async def _spec(self, check: Fields, job: pb.JobRequest, context: Context) -> JobSpec:
+        """What is asked for, checked, its pictures stored. They are looked into last, since that takes time."""
+        known, sent = self._link.known(), Sent.of(job.parameters)
+        spec = validate.job_spec(check, job, sent, context.invocation_metadata(), known, self._config.max_images)
+        if not sent.init_image:
+            return spec
+        info = next(info for info, _ in known.models if info.name == spec.parameters.model)
+        return beginning.begun(spec, job.parameters, info, *await self._uploads.store(sent))
 
     async def _ask_about(self, job_id: str, context: Context, question: Callable[[int, str, str], Any]) -> JobView:
         tenant = _tenant_and_job(Fields(), job_id, context)

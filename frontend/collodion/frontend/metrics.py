@@ -24,6 +24,15 @@ class Metrics:
         self.events_coalesced = {kind: gave_way.labels(kind) for kind in KINDS}
         self.open_streams = Gauge(f"{_PREFIX}open_streams", "Streams that watch a job.", registry=registry)
         self.image_bytes_sent = Counter(f"{_PREFIX}image_bytes_sent", "Bytes of pictures written.", registry=registry)
+        self.upload_bytes = Gauge(
+            f"{_PREFIX}upload_bytes", "Encoded pictures of requests that are being read.", registry=registry
+        )
+        self.upload_seconds = Histogram(
+            f"{_PREFIX}upload_seconds",
+            "Decoding and storing a picture that was not stored yet.",
+            buckets=(0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10),
+            registry=registry,
+        )
         self.decode_errors = Counter(
             f"{_PREFIX}decode_errors", "Messages of the scheduler's that could not be decoded.", registry=registry
         )

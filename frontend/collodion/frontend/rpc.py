@@ -5,7 +5,8 @@
    never swallowed: grpc.aio would leak the RPC.
 3. While draining, what asks for new work is turned away; questions about jobs and downloads are answered, since they come with the streams
    that are being finished.
-4. Requests are parsed here, so that bytes which are no request get INVALID_ARGUMENT with details.
+4. Requests are parsed here, so that bytes which are no request get INVALID_ARGUMENT with details. Those of streams are also read here: what
+   grpc.aio reads for a handler it keeps until the stream ends, and a request with two pictures has 32 MiB.
 """
 
 import asyncio
@@ -61,15 +62,15 @@ class Gate:
     def streaming(
         self, method: str, request: type[Request], handle: Callable[[Request, Context], Awaitable[None]]
     ) -> Any:
-        """A handler of one request that writes any number of serialized responses to its context."""
+        """A handler of one request that writes any number of serialized responses to its context. Nobody but `handle` holds the request."""
 
-        async def stream(data: bytes, context: Context) -> None:
+        async def stream(_: object, context: Context) -> None:
             async def body() -> None:
-                await handle(_parsed(request, data), context)
+                await handle(_parsed(request, await context.read()), context)
 
             await self._run(method, context, body)
 
-        return grpc.unary_stream_rpc_method_handler(stream)
+        return grpc.stream_stream_rpc_method_handler(stream)
 
     async def _run(self, method: str, context: Context, body: Callable[[], Awaitable[bytes | None]]) -> bytes | None:
         code = grpc.StatusCode.CANCELLED
@@ -113,7 +114,9 @@ class Gate:
             self._idle.set()
 
 
-def _parsed(request: type[Request], data: bytes) -> Request:
+def _parsed(request: type[Request], data: object) -> Request:
+    if not isinstance(data, bytes):  # grpc.aio.EOF
+        raise invalid([Violation("", "there is no request")])
     try:
         return request.FromString(data)
     except DecodeError as error:

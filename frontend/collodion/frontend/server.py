@@ -23,6 +23,7 @@ from collodion.frontend.link import Link
 from collodion.frontend.metrics import Metrics
 from collodion.frontend.models import ModelService
 from collodion.frontend.rpc import Gate
+from collodion.frontend.uploads import Uploads
 from collodion.process.config import ConfigError
 from collodion.process.metrics import new_registry, serve_metrics
 from collodion.process.running import announced
@@ -47,7 +48,9 @@ class Frontend:
         self._health_changes: set[asyncio.Task[None]] = set()
         self._draining = False
         self._gate = Gate(metrics)
-        self._images = Images(DirectoryStore(config.artifacts), config.inline_budget_bytes, metrics)
+        store = DirectoryStore(config.artifacts)
+        self._images = Images(store, config.inline_budget_bytes, metrics)
+        self._uploads = Uploads(store, config, metrics)
         self._server = grpc.aio.server(options=_options(config))
         self._link = Link(config, metrics, self._tell_health)
         self._add_services(metrics)
@@ -79,11 +82,13 @@ class Frontend:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._gate.idle(), _CUT_OFF_S)
         self._link.close()
+        self._uploads.close()
         self._images.close()
 
     def _add_services(self, metrics: Metrics) -> None:
+        service = GenerationService(self.config, self._link, self._images, self._uploads, metrics)
         handlers = {
-            generation.NAME: GenerationService(self.config, self._link, self._images, metrics).handlers(self._gate),
+            generation.NAME: service.handlers(self._gate),
             models.NAME: ModelService(self._link).handlers(self._gate),
             models.ADMIN_NAME: models.admin_handlers(self._gate),
         }

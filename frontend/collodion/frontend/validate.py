@@ -1,7 +1,7 @@
 """Requests as clients send them become what the scheduler accepts: every field checked, every default filled in.
 
-1. ALL violations are told at once (INVALID_ARGUMENT). Only a request without any is asked whether its model exists (NOT_FOUND), and only
-   then whether it wants what is not implemented (UNIMPLEMENTED).
+1. ALL violations are told at once (INVALID_ARGUMENT), but for those inside of pictures, which are looked into last. Only a request without
+   any is asked whether its model exists (NOT_FOUND), and only then whether its adapters do.
 2. Bounds are those of the .proto files and of the model; 0 or unset is the default.
 3. What depends on the model is checked only if the model is known.
 """
@@ -12,34 +12,45 @@ from typing import NamedTuple
 
 from google.protobuf.duration_pb2 import Duration
 
-from collodion.frontend import convert
+from collodion.frontend import beginning, convert, loras
 from collodion.frontend.errors import CallError, not_found
-from collodion.frontend.fields import Fields, listed
+from collodion.frontend.fields import Fields, decimal, listed
+from collodion.frontend.uploads import Sent
 from collodion.v1 import generation_pb2, job_pb2
-from collodion.wire.jobs import DeadlinePolicy, JobSpec, JobState, ModelInfo, OutputFormat, Parameters, Reason
+from collodion.wire.jobs import (
+    DeadlinePolicy,
+    JobSpec,
+    JobState,
+    ModelInfo,
+    OutputFormat,
+    Parameters,
+    PromptSyntax,
+    Reason,
+)
 from collodion.wire.to_frontend import Catalogue
 
 Metadata = Iterable[tuple[str, str | bytes]] | None
 
 MAX_PROMPT_CHARACTERS = 10_000
-MAX_INIT_IMAGE_BYTES = 16 * 1024 * 1024
 MAX_SLO_S = 30 * 86_400
 MAX_PREVIEW_INTERVAL = 1_000
-MAX_LORAS = 8
 MAX_GUIDANCE = 100
 MAX_PAGE = 1_000
+_PATH = "job.parameters."
 _SEED_BOUND = 2**53 - 1  # every language holds seed + images exactly
 _RANDOM_SEEDS = 2**32
 _FORMATS: Mapping[int, OutputFormat] = {number: form for form, number in convert.FORMATS.items()}
 _STATES: Mapping[int, JobState] = {number: state for state, number in convert.STATES.items()}
+_SYNTAXES: Mapping[int, PromptSyntax] = {number: syntax for syntax, number in convert.SYNTAXES.items()}
 _POLICIES: Mapping[int, DeadlinePolicy] = {number: policy for policy, number in convert.POLICIES.items()}
 
 
 class _Asked(NamedTuple):
-    """What is being checked: the request with its id in lower case, and the model that it names, if that is known."""
+    """What is being checked: the request with its id in lower case, its pictures, and the model that it names, if that is known."""
 
     check: Fields
     request: generation_pb2.JobRequest
+    sent: Sent
     request_id: str
     info: ModelInfo | None
 
@@ -51,31 +62,36 @@ def delivers_inline(check: Fields, delivery: int) -> bool:
 
 
 def job_spec(
-    check: Fields, request: generation_pb2.JobRequest, metadata: Metadata, catalogue: Catalogue, max_images: int
+    check: Fields,
+    request: generation_pb2.JobRequest,
+    sent: Sent,
+    metadata: Metadata,
+    catalogue: Catalogue,
+    max_images: int,
 ) -> JobSpec:
-    """The job that a client wants. `check` may hold violations of the fields around it.
+    """The job that a client wants; if a picture was sent, `beginning.begun` completes it. `check` may hold violations of fields around it.
 
     Raises:
-        CallError: INVALID_ARGUMENT, NOT_FOUND, UNIMPLEMENTED; UNAVAILABLE if there is no model at all.
+        CallError: INVALID_ARGUMENT, NOT_FOUND; UNAVAILABLE if there is no model at all.
     """
     tenant = check.tenant(metadata)
     request_id = check.uuid("job.request_id", request.request_id)
-    asked = _Asked(check, request, request_id, _model(request.parameters.model, catalogue))
+    asked = _Asked(check, request, sent, request_id, _model(request.parameters.model, catalogue))
     steps = _steps(asked)
     _service(asked, catalogue, steps)
     labels = check.labels("job.labels", request.labels)
-    parameters = _parameters(asked, steps, max_images)
+    parameters = _parameters(asked, catalogue, steps, max_images)
     check.raise_violations()
     if parameters is None:
         raise _no_model(request.parameters.model, catalogue)
-    check.raise_missing()
+    check.raise_absent()
     return JobSpec(
         parameters=parameters,
         tenant=tenant,
         tier=request.tier or catalogue.default_tier,
         slo_s=_seconds(request.slo) if request.HasField("slo") else None,
         deadline_policy=_POLICIES.get(request.deadline_policy, DeadlinePolicy.BEST_EFFORT),
-        min_steps=request.min_steps or (steps + 1) // 2,
+        min_steps=request.min_steps or max((steps + 1) // 2, parameters.least_steps),
         detach=request.detach,
         preview_interval=request.preview_interval,
         request_id=request_id,
@@ -139,33 +155,42 @@ def _seconds(duration: Duration) -> float:
     return duration.seconds + duration.nanos / 1e9
 
 
-def _parameters(asked: _Asked, steps: int, max_images: int) -> Parameters | None:
-    path = "job.parameters."
+def _parameters(asked: _Asked, catalogue: Catalogue, steps: int, max_images: int) -> Parameters | None:
     check, given, info = asked.check, asked.request.parameters, asked.info
-    check.text(f"{path}prompt", given.prompt, MAX_PROMPT_CHARACTERS)
-    check.text(f"{path}negative_prompt", given.negative_prompt, MAX_PROMPT_CHARACTERS)
+    check.text(f"{_PATH}prompt", given.prompt, MAX_PROMPT_CHARACTERS)
+    check.text(f"{_PATH}negative_prompt", given.negative_prompt, MAX_PROMPT_CHARACTERS)
+    check.choice(f"{_PATH}prompt_syntax", given.prompt_syntax, job_pb2.PromptSyntax.values())
+    if info and given.prompt_syntax == job_pb2.PROMPT_SYNTAX_WEIGHTED and not info.weighted_prompts:
+        check.wrong(f"{_PATH}prompt_syntax", f"model {info.name} reads prompts literally")
+    prompt, named = loras.extracted(check, given, MAX_PROMPT_CHARACTERS)
     images, seed = _images_and_seed(asked, max_images)
-    if given.HasField("guidance_scale"):
-        check.number(f"{path}guidance_scale", given.guidance_scale, 0, MAX_GUIDANCE)
-    check.choice(f"{path}output_format", given.output_format, job_pb2.OutputFormat.values())
-    check.whole(f"{path}quality", given.quality, 0, 100)
-    _not_yet(check, given)
+    guidance_scale = decimal(given.guidance_scale) if given.HasField("guidance_scale") else None
+    check.number(f"{_PATH}guidance_scale", guidance_scale or 0, 0, MAX_GUIDANCE)
+    check.choice(f"{_PATH}output_format", given.output_format, job_pb2.OutputFormat.values())
+    check.whole(f"{_PATH}quality", given.quality, 0, 100)
+    beginning.check_pictures(check, given, asked.sent, info)
     if info is None:
         return None
-    return Parameters(
+    parameters = Parameters(
         model=info.name,
-        prompt=given.prompt,
+        prompt=prompt,
         negative_prompt=given.negative_prompt,
-        width=_side(check, f"{path}width", given.width, info, info.native_width),
-        height=_side(check, f"{path}height", given.height, info, info.native_height),
+        width=_side(check, f"{_PATH}width", given.width, info, info.native_width),
+        height=_side(check, f"{_PATH}height", given.height, info, info.native_height),
         steps=steps,
         sampler=_sampler(check, given.sampler, info),
-        guidance_scale=given.guidance_scale if given.HasField("guidance_scale") else info.default_guidance_scale,
+        guidance_scale=info.default_guidance_scale if guidance_scale is None else guidance_scale,
         seed=seed,
         images=images,
         output_format=_FORMATS.get(given.output_format, OutputFormat.PNG),
         quality=given.quality or 90,
+        loras=loras.resolved(check, named, info, catalogue.adapters),
+        prompt_syntax=_SYNTAXES.get(given.prompt_syntax, PromptSyntax.PLAIN),
+        init_image=beginning.NOT_STORED_YET if asked.sent.init_image else "",
+        strength=beginning.strength(check, given) if asked.sent.init_image else 1.0,
     )
+    beginning.check_runs_a_step(check, asked.request, parameters)
+    return parameters
 
 
 def _images_and_seed(asked: _Asked, max_images: int) -> tuple[int, int]:
@@ -196,33 +221,3 @@ def _sampler(check: Fields, asked: str, info: ModelInfo) -> str:
     elif sampler not in info.samplers:
         check.wrong("job.parameters.sampler", f"has to be one of: {listed(info.samplers)}")
     return sampler
-
-
-def _not_yet(check: Fields, asked: job_pb2.Parameters) -> None:
-    path = "job.parameters."
-    _loras(check, asked)
-    check.choice(f"{path}prompt_syntax", asked.prompt_syntax, job_pb2.PromptSyntax.values())
-    if asked.prompt_syntax == job_pb2.PROMPT_SYNTAX_WEIGHTED:
-        check.missing(f"{path}prompt_syntax", "prompts are read literally")
-    check.size(f"{path}init_image", asked.init_image, MAX_INIT_IMAGE_BYTES)
-    check.size(f"{path}mask_image", asked.mask_image, MAX_INIT_IMAGE_BYTES)
-    if asked.init_image:
-        check.missing(f"{path}init_image", "pictures begin from noise")
-    elif asked.mask_image:
-        check.wrong(f"{path}mask_image", "needs init_image")
-    if asked.HasField("strength"):
-        check.number(f"{path}strength", asked.strength, 0, 1)
-        if not asked.init_image:
-            check.wrong(f"{path}strength", "needs init_image")
-
-
-def _loras(check: Fields, asked: job_pb2.Parameters) -> None:
-    path = "job.parameters.loras"
-    if len(asked.loras) > MAX_LORAS:
-        check.wrong(path, f"at most {MAX_LORAS}, not {len(asked.loras)}")
-    for index, lora in enumerate(asked.loras[: 2 * MAX_LORAS]):
-        check.identifier(f"{path}[{index}].name", lora.name)
-        if lora.HasField("scale"):
-            check.number(f"{path}[{index}].scale", lora.scale, -4, 4)
-    if asked.loras:
-        check.missing(path, "low-rank adapters")

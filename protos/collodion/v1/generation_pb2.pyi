@@ -70,7 +70,9 @@ class JobRequest(google.protobuf.message.Message):
     deadline_policy: collodion.v1.job_pb2.DeadlinePolicy.ValueType
     """What to do if the deadline cannot be promised. Default best effort."""
     min_steps: builtins.int
-    """The least steps that DEGRADE may go down to, 1 to `steps`; the other policies never lower the steps. Default: half of the steps, rounded up."""
+    """The least steps that DEGRADE may go down to, 1 to `steps`; the other policies never lower the steps. Default: half of the steps, rounded up,
+    or the fewest of which `strength` leaves one to run, if those are more.
+    """
     allow_step_cache: builtins.bool
     """Whether evaluations may reuse parts of earlier ones where that hardly changes the picture. Nothing does yet."""
     detach: builtins.bool

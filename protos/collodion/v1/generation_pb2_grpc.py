@@ -88,9 +88,10 @@ class GenerationServiceServicer(object):
         (10 s by default) unless somebody re-attaches with WatchJob or the request said `detach`. If a frontend dies, the grace is 30 s. The RPC's own
         timeout is a hang-up; it has nothing to do with the job's deadline, and a job that misses its deadline is finished all the same.
 
-        INVALID_ARGUMENT: fields are out of range; all of them are listed. NOT_FOUND: no such model. UNIMPLEMENTED: a field asks for what this
-        server cannot do yet. ALREADY_EXISTS: `request_id` was used for another request. RESOURCE_EXHAUSTED with the reason QUEUE_FULL: too many jobs
-        or too much work wait, of all or of this tenant. RESOURCE_EXHAUSTED with the reason DEADLINE_INFEASIBLE: see DeadlinePolicy.
+        INVALID_ARGUMENT: fields are out of range, or ask for what the model cannot do; all of them are listed (what is inside of pictures is looked
+        at only if nothing else is wrong). NOT_FOUND: no such model, or no such adapter. ALREADY_EXISTS: `request_id` was used for another request.
+        RESOURCE_EXHAUSTED with the reason QUEUE_FULL: too many jobs or too much work wait, of all or of this tenant, or too many pictures come in at
+        once. RESOURCE_EXHAUSTED with the reason DEADLINE_INFEASIBLE: see DeadlinePolicy.
         UNAVAILABLE: the scheduler cannot be reached, was restarted (jobs do not survive that yet), or the server is draining.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

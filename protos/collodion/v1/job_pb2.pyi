@@ -284,7 +284,8 @@ class Parameters(google.protobuf.message.Message):
     """What to steer away from; takes effect only where guidance is on. At most 10,000 characters. Default empty."""
     width: builtins.int
     """Pixels. A multiple of the model's `size_multiple` (8 for Stable Diffusion), between its `min_size` and `max_size`. Default: the
-    model's native size.
+    model's native size. With `init_image`: that picture's own size, rounded to a multiple and, where it is beyond what the model draws, made
+    smaller or larger in its proportions; if only one of width and height is given, the other follows from the proportions.
     """
     height: builtins.int
     """Pixels. As `width`."""
@@ -301,14 +302,17 @@ class Parameters(google.protobuf.message.Message):
     prompt_syntax: Global___PromptSyntax.ValueType
     """How the prompts are read. Default plain."""
     init_image: builtins.bytes
-    """Encoded picture (PNG, JPEG, WebP) to start from, at most 16 MiB and 32 megapixels. It is turned as its EXIF data says, laid on white where it is
-    transparent, and resized to `width` and `height`. Left out where the server echoes parameters: `init_image_sha256` stands for it.
+    """Encoded picture (PNG, JPEG, WebP, not animated) to start from, at most 16 MiB and 32 megapixels. It is turned as its EXIF data says, laid
+    on white where it is transparent, and resized to `width` and `height`. Left out where the server echoes parameters: `init_image_sha256`
+    stands for it.
     """
     mask_image: builtins.bytes
-    """Encoded picture, white where `init_image` is to be redrawn and black where it is to stay. Needs `init_image`. Bounds and echo as there."""
+    """Encoded picture, white where `init_image` is to be redrawn and black where it is to stay; of its colours the luminance counts, and
+    transparent is black. Of any size: it is resized, too. Needs `init_image`. Bounds and echo as there.
+    """
     strength: builtins.float
-    """How far to depart from `init_image`, more than 0 to 1: of the steps, so large a part is run, and at least one has to be. Needs
-    `init_image`. Default 0.8.
+    """How far to depart from `init_image`, more than 0 to 1: of the steps, so large a part is run (rounded down), and at least one has to be,
+    also of `min_steps`. Needs `init_image`. Default 0.8.
     """
     output_format: Global___OutputFormat.ValueType
     """How pictures are stored. Default PNG."""
@@ -320,7 +324,9 @@ class Parameters(google.protobuf.message.Message):
     """As `init_image_sha256`, for `mask_image`."""
     @property
     def loras(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Lora]:
-        """Adapters, each at most once, those that the prompt names included. At most 8."""
+        """Adapters, each at most once, those that the prompt names included. At most 8. Echoed by name, those of the prompt included, which is
+        echoed without its tags. One that there is not is NOT_FOUND, with the reason ADAPTER_NOT_FOUND.
+        """
 
     def __init__(
         self,
@@ -482,7 +488,7 @@ class ImageProgress(google.protobuf.message.Message):
     step: builtins.int
     """Steps done, 0 to `steps`."""
     steps: builtins.int
-    """Steps to be done, as granted."""
+    """Steps to be done, as granted. With an `init_image` they are fewer than `Parameters.steps`."""
     def __init__(
         self,
         *,
@@ -770,7 +776,7 @@ class Progress(google.protobuf.message.Message):
     step: builtins.int
     """Steps done."""
     steps: builtins.int
-    """Steps to be done, as granted."""
+    """Steps to be done, as granted. With an `init_image` they are fewer than `Parameters.steps`."""
     @property
     def predicted_finish_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """When the JOB is expected to be finished; unset while nothing is known of the model's cost."""

@@ -66,6 +66,7 @@ class FakeScheduler:
 
     def __init__(self, run_dir: Path, incarnation: str = "first") -> None:
         self.incarnation = incarnation
+        self.catalogue = CATALOGUE
         self.peer = b""
         self.beats: list[FrontendBeat] = []
         self.silent = False
@@ -141,7 +142,7 @@ class FakeScheduler:
         self.peer, message, _ = received
         if isinstance(message, FrontendBeat) and not self.silent:
             self.say(SchedulerBeat(self.incarnation))
-            self.say(CATALOGUE)
+            self.say(self.catalogue)
         return message
 
 
