@@ -1,6 +1,6 @@
 """What is kept of a job and of a latent between two steps, whatever the architecture."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from weakref import WeakSet
 
@@ -37,6 +37,12 @@ class Conditioning:
     start: Start | None = None
     uses: tuple[Use, ...] = ()
     readers: "WeakSet[Denoising]" = field(default_factory=WeakSet)
+
+    @property
+    def form(self) -> Hashable:
+        """What it has in common with others whose rows go through the very same kernels."""
+        shapes = tuple((name, tensor.shape) for texts in self.texts for name, tensor in texts.items())
+        return shapes, tuple((use.adapter.key, use.scale) for use in self.uses)
 
     @property
     def nbytes(self) -> int:

@@ -5,10 +5,11 @@ Reference: diffusers' pipeline of the architecture, with the same seed (CPU gene
 1. What architectures do differently is in `Architecture`; what they share is here.
 2. Latents and everything that a sampler does are float32; the model gets its own dtype.
 3. Reproducible: encode, step and decode batches are padded with zeros to one size each, so that the kernels that run, and with
-   them the rounding of a row, are the same whatever runs beside it. Prompts of different lengths are then different model calls.
+   them the rounding of a row, are the same whatever runs beside it. Latents whose prompts have different lengths, or that have
+   different adapters, are then in different model calls.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 
@@ -60,7 +61,8 @@ class LatentDiffusion:
         self._step_rows = 2 * config.max_batch if padded else 0
         self._decode_rows = config.decode_batch if padded else 0
         self._clean_estimate = CleanEstimate(architecture.pipeline.scheduler)
-        self._batch: StepBatch | None = None
+        self._batches: list[StepBatch] = []
+        self._stepped: list[Denoising] = []
         self._last: Evaluation | None = None
 
     @property
@@ -71,7 +73,8 @@ class LatentDiffusion:
 
     def close(self) -> None:
         """See Pipeline."""
-        self._batch = self._last = None
+        self._last = None
+        self._batches, self._stepped = [], []
         self._adapters.close()
         del self._architecture, self._vae, self._reader
         if self._device.place.type == "cuda":
@@ -116,12 +119,12 @@ class LatentDiffusion:
     def step(self, states: Sequence[Denoising]) -> Stepped:
         """See Pipeline."""
         with self._device.span() as span, memory_errors():
-            batch = self._batch_of(states)
-            inputs = model_inputs(batch.trajectories)
-            with self._adapters.applied(batch.selection):
-                predicted = self._architecture.predict(batch.rows(inputs)).float()
-            outputs = batch.guide(predicted, self._architecture.guide)
-            last = Evaluation(states, inputs, outputs, [row.timestep for row in batch.trajectories])
+            rows = [state.trajectory for state in states]
+            inputs = model_inputs(rows)
+            outputs = torch.empty_like(inputs)
+            for batch in self._batches_of(states):
+                outputs[batch.places] = self._evaluate(batch, inputs)
+            last = Evaluation(states, inputs, outputs, [row.timestep for row in rows])
             # One reduction for the batch: a sum is finite only if everything in it is.
             lost = self._device.to_host(~outputs.sum(dim=(1, 2, 3)).isfinite())
             _advance_or_restore(states, outputs)
@@ -191,11 +194,26 @@ class LatentDiffusion:
         state.conditioning.move(self._device.to_device)
         state.conditioning.readers.add(state)
 
-    def _batch_of(self, states: Sequence[Denoising]) -> StepBatch:
-        if self._batch is None or self._batch.states != states:
+    def _batches_of(self, states: Sequence[Denoising]) -> list[StepBatch]:
+        """One, but for a reproducible worker: there who is in a call must not change what kernels run."""
+        if self._stepped != states:
+            forms: dict[Hashable, list[int]] = {}
+            for place, state in enumerate(states):
+                forms.setdefault(state.conditioning.form if self._step_rows else None, []).append(place)
             select = partial(self._adapters.select, self._architecture.denoiser_part)
-            self._batch = StepBatch(list(states), self._step_rows, self._device, select)
-        return self._batch
+            self._batches = [
+                StepBatch([states[place] for place in places], places, self._step_rows, self._device, select)
+                for places in forms.values()
+            ]
+            self._stepped = list(states)
+        return self._batches
+
+    def _evaluate(self, batch: StepBatch, inputs: torch.Tensor) -> torch.Tensor:
+        """The model's output after guidance. inputs: of all latents that are stepped. Returns float32 (latents of the batch, C, H, W)."""
+        mine = inputs if len(batch.states) == len(inputs) else inputs[batch.places]
+        with self._adapters.applied(batch.selection):
+            predicted = self._architecture.predict(batch.rows(mine)).float()
+        return batch.guide(predicted, self._architecture.guide)
 
 
 def _adapted(architecture: Architecture) -> tuple[str, ...]:

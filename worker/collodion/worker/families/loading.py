@@ -45,13 +45,12 @@ class Loading:
         """What clients are told of the model, from its configurations alone."""
         architecture = _architecture(source)
         configs = configs_of(source)
-        try:
-            facts = architecture.facts(configs)
-        except (LookupError, TypeError, ValueError) as error:
-            raise ModelUnusable(f"{source.path} is not run: {error}") from error
         dtype = str(self._device.dtype).removeprefix("torch.")
         said = {"license": source.license, **source.sidecar}
-        return describe(source.name, architecture.family, facts, configs["scheduler"], said, dtype)
+        try:
+            return describe(source.name, architecture, configs, said, dtype)
+        except (LookupError, TypeError, ValueError) as error:
+            raise ModelUnusable(f"{source.path} is not run: {error}") from error
 
     def load(self, source: ModelSource, progress: Callable[[float], None]) -> LatentDiffusion:
         """The model on the device. MemoryError: it does not fit."""

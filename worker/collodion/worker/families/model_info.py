@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from collodion.wire.jobs import ModelInfo, RefusedSampler
-from collodion.worker.families.architecture import Facts
+from collodion.worker.families.architecture import Architecture, Configs
 from collodion.worker.registry import ModelUnusable
 from collodion.worker.sampling.catalog import MAX_STEPS, SAMPLERS, SamplerRefused
 from collodion.worker.sampling.counting import line_of
@@ -13,13 +13,19 @@ from collodion.worker.sampling.reference import Walk, build
 
 
 def describe(
-    name: str, family: str, facts: Facts, scheduler: Mapping[str, Any], own: Mapping[str, Any], dtype: str
+    name: str,
+    architecture: type[Architecture],
+    configs: Configs,
+    own: Mapping[str, Any],
+    dtype: str,
 ) -> ModelInfo:
     """Probes every sampler once, which takes about a second the first time for a scheduler's configuration.
 
     own: what its user says of it in a file beside it (`collodion.worker.registry.sidecars`); the rest is its architecture's. Raises
-    ModelUnusable if no sampler suits.
+    ModelUnusable if no sampler suits; LookupError, TypeError or ValueError if the architecture does not run it.
     """
+    facts = architecture.facts(configs)
+    scheduler = configs["scheduler"]
     steps = int(own.get("default_steps", facts.steps))
     evaluations, refused = _samplers(steps, scheduler)
     samplers = tuple(evaluations)
@@ -29,7 +35,7 @@ def describe(
     width, height = facts.native
     return ModelInfo(
         name=name,
-        family=family,
+        family=architecture.family,
         native_width=width,
         native_height=height,
         min_size=_rounded(min(width, height) // 4, facts.multiple),
@@ -49,6 +55,8 @@ def describe(
         base=facts.base,
         init_images=facts.init_images,
         masks=facts.masks,
+        loras=True,
+        weighted_prompts=architecture.weighted_prompts,
     )
 
 

@@ -13,13 +13,19 @@ from collodion.worker.families.device import Device
 class StepBatch:
     """Rows of one model call: every latent with its prompt, then the guided ones again with their negative prompt.
 
-    size: rows of the call at least; zeros fill it up. select: the adapters of these rows, in a call of so many. guided: int64, the
-    latents with a negative row.
+    places: where these latents are among all that are stepped; an int64 tensor. size: rows of the call at least; zeros fill it up.
+    select: the adapters of these rows, in a call of so many. guided: int64, the latents with a negative row.
     """
 
     def __init__(
-        self, states: Sequence[Denoising], size: int, device: Device, select: Callable[[Sequence[Row], int], Selection]
+        self,
+        states: Sequence[Denoising],
+        places: Sequence[int],
+        size: int,
+        device: Device,
+        select: Callable[[Sequence[Row], int], Selection],
     ) -> None:
+        self.places = torch.tensor(places, dtype=torch.int64).to(device.place)
         self.states = states
         self.trajectories = [state.trajectory for state in states]
         texts = [state.conditioning.texts for state in states]
