@@ -166,6 +166,7 @@ class FakeServer(generation_pb2_grpc.GenerationServiceServicer, model_pb2_grpc.M
         self.scripts: dict[str, list[Any]] = {}
         self.calls: list[tuple[str, Any]] = []
         self.metadata: list[dict[str, Any]] = []
+        self.options: list[tuple[str, int]] = []
         self._lock = threading.Lock()
         self._port = 0
         self._server: grpc.Server | None = None
@@ -178,7 +179,7 @@ class FakeServer(generation_pb2_grpc.GenerationServiceServicer, model_pb2_grpc.M
         self.stop()
 
     def start(self) -> None:
-        self._server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
+        self._server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0), *self.options])
         generation_pb2_grpc.add_GenerationServiceServicer_to_server(self, self._server)
         model_pb2_grpc.add_ModelServiceServicer_to_server(self, self._server)
         self._port = self._server.add_insecure_port(f"127.0.0.1:{self._port}")

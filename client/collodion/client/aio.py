@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, M
 from types import TracebackType
 from typing import Self, Unpack
 
-from collodion.client import requests
+from collodion.client import pictures, requests
 from collodion.client.aio_calls import AsyncCalls
 from collodion.client.assembling import downloaded
 from collodion.client.base import BaseClient
@@ -68,18 +68,22 @@ class AsyncClient(BaseClient):
                 gathering.take(event)
         return gathering.result()
 
-    def stream(self, prompt: str, **options: Unpack[JobOptions]) -> AsyncGenerator[Event, None]:
+    async def stream(self, prompt: str, **options: Unpack[JobOptions]) -> AsyncGenerator[Event, None]:
         """Submits a job and iterates its events, as `generate`; a job that failed ends with a `Failed` event, not
         with an exception.
 
         Closing the generator hangs up.
         """
-        return self._calls.follow(requests.generate(prompt, options))
+        request = requests.generate(prompt, await pictures.read(options))
+        async with contextlib.aclosing(self._calls.follow(request)) as events:
+            async for event in events:
+                yield event
 
     async def submit(self, prompt: str, **options: Unpack[JobOptions]) -> Job:
         """Submits a job that runs on with nobody watching. `promised` and `parameters.steps` of what it returns say what
         was granted. Raises DeadlineInfeasible as `generate`."""
-        answer = await self._calls.unary(self._calls.generation.CreateJob, requests.create(prompt, options))
+        request = requests.create(prompt, await pictures.read(options))
+        answer = await self._calls.unary(self._calls.generation.CreateJob, request)
         return Job.of(answer.job)
 
     def watch(self, job_id: str) -> AsyncGenerator[Event, None]:

@@ -7,8 +7,9 @@ from typing import TypeVar
 
 import grpc
 import grpc.aio
+from google.protobuf.message import Message
 
-from collodion.client.channel import Connection
+from collodion.client.channel import Connection, sending_s
 from collodion.client.errors import ClientClosed, CollodionError
 from collodion.client.events import Event
 from collodion.client.following import Call, Following
@@ -18,7 +19,7 @@ from collodion.client.status import from_rpc
 from collodion.client.streams import AsyncStream, Cancellable
 from collodion.v1 import generation_pb2, generation_pb2_grpc, job_pb2, model_pb2_grpc
 
-Request = TypeVar("Request")
+Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response")
 
 
@@ -45,7 +46,9 @@ class AsyncCalls:
         while True:
             self._check_open()
             try:
-                return await method(request, timeout=self._connection.timeout_s, metadata=self._connection.metadata)
+                return await method(
+                    request, timeout=self._connection.answer_s(request), metadata=self._connection.metadata
+                )
             except grpc.RpcError as error:
                 delay_s = retries.delay_s(from_rpc(error, self._connection.server))
             except asyncio.CancelledError:
@@ -63,7 +66,7 @@ class AsyncCalls:
             self._check_open()
             call = self.generation.DownloadImage(request, metadata=self._connection.metadata)
             try:
-                return tuple([response async for response in self._heard(call, _never)])
+                return tuple([response async for response in self._heard(call, request, _never)])
             except CollodionError as error:
                 delay_s = retries.delay_s(error)
             await asyncio.sleep(delay_s)
@@ -85,8 +88,11 @@ class AsyncCalls:
 
     async def _one_call(self, following: Following) -> AsyncGenerator[Event, None]:
         self._check_open()
-        call = self._open(following.next_call())
-        async with contextlib.aclosing(self._heard(call, lambda: self._is_running(following.job_id))) as responses:
+        request = following.next_call()
+        call = self._open(request)
+        async with contextlib.aclosing(
+            self._heard(call, request, lambda: self._is_running(following.job_id))
+        ) as responses:
             async for response in responses:
                 for event in following.hear(response.event):
                     yield event
@@ -96,10 +102,10 @@ class AsyncCalls:
             raise ClientClosed
 
     async def _heard(
-        self, call: AsyncStream[Response], is_running: Callable[[], Awaitable[bool]]
+        self, call: AsyncStream[Response], request: Message, is_running: Callable[[], Awaitable[bool]]
     ) -> AsyncGenerator[Response, None]:
         """As `Calls._heard`."""
-        async with _Watchdog(call, self._connection, is_running) as watchdog:
+        async with _Watchdog(call, self._connection, request, is_running) as watchdog:
             try:
                 async for response in call:
                     watchdog.heard()
@@ -141,11 +147,13 @@ async def _never() -> bool:
 class _Watchdog:
     """Cancels a call that has fallen silent; a task, because cancelling a read of grpc.aio cancels its call."""
 
-    def __init__(self, call: Cancellable, connection: Connection, is_running: Callable[[], Awaitable[bool]]) -> None:
+    def __init__(
+        self, call: Cancellable, connection: Connection, request: Message, is_running: Callable[[], Awaitable[bool]]
+    ) -> None:
         self._call = call
         self._is_running = is_running
         self._now = asyncio.get_running_loop().time
-        self._silence = Silence(connection, self._now())
+        self._silence = Silence(connection, self._now(), sending_s(request))
         self._first_word = asyncio.Event()
         self.error: CollodionError | None = None
 

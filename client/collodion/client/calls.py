@@ -10,8 +10,9 @@ from collections.abc import Callable, Generator, Iterator
 from typing import TypeVar
 
 import grpc
+from google.protobuf.message import Message
 
-from collodion.client.channel import Connection
+from collodion.client.channel import Connection, sending_s
 from collodion.client.errors import ClientClosed, CollodionError
 from collodion.client.events import Event
 from collodion.client.following import Call, Following
@@ -21,7 +22,7 @@ from collodion.client.status import from_rpc
 from collodion.client.streams import Cancellable, Stream
 from collodion.v1 import generation_pb2, generation_pb2_grpc, job_pb2, model_pb2_grpc
 
-Request = TypeVar("Request")
+Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response")
 
 
@@ -50,7 +51,7 @@ class Calls:
         while True:
             self._check_open()
             try:
-                return method(request, timeout=self._connection.timeout_s, metadata=self._connection.metadata)
+                return method(request, timeout=self._connection.answer_s(request), metadata=self._connection.metadata)
             except grpc.RpcError as error:
                 delay_s = retries.delay_s(from_rpc(error, self._connection.server))
             self._closed.wait(delay_s)
@@ -64,7 +65,7 @@ class Calls:
             self._check_open()
             call = self.generation.DownloadImage(request, metadata=self._connection.metadata)
             try:
-                return tuple(self._heard(call, lambda: False))
+                return tuple(self._heard(call, request, lambda: False))
             except CollodionError as error:
                 delay_s = retries.delay_s(error)
             self._closed.wait(delay_s)
@@ -88,8 +89,9 @@ class Calls:
 
     def _one_call(self, following: Following) -> Iterator[Event]:
         self._check_open()
-        call = self._open(following.next_call())
-        with contextlib.closing(self._heard(call, lambda: self._is_running(following.job_id))) as responses:
+        request = following.next_call()
+        call = self._open(request)
+        with contextlib.closing(self._heard(call, request, lambda: self._is_running(following.job_id))) as responses:
             for response in responses:
                 yield from following.hear(response.event)
 
@@ -97,9 +99,11 @@ class Calls:
         if self._closed.is_set():
             raise ClientClosed
 
-    def _heard(self, call: Stream[Response], is_running: Callable[[], bool]) -> Generator[Response, None, None]:
+    def _heard(
+        self, call: Stream[Response], request: Message, is_running: Callable[[], bool]
+    ) -> Generator[Response, None, None]:
         """What comes on a stream, which is cancelled when it has fallen silent, and when the generator is closed."""
-        with _Watchdog(call, self._connection, is_running) as watchdog:
+        with _Watchdog(call, self._connection, request, is_running) as watchdog:
             try:
                 for response in call:
                     watchdog.heard()
@@ -127,10 +131,12 @@ class Calls:
 class _Watchdog:
     """Cancels a call that has fallen silent; a thread, because grpc's blocking streams cannot wait for a while only."""
 
-    def __init__(self, call: Cancellable, connection: Connection, is_running: Callable[[], bool]) -> None:
+    def __init__(
+        self, call: Cancellable, connection: Connection, request: Message, is_running: Callable[[], bool]
+    ) -> None:
         self._call = call
         self._is_running = is_running
-        self._silence = Silence(connection, time.monotonic())
+        self._silence = Silence(connection, time.monotonic(), sending_s(request))
         self._changed = threading.Condition()
         self._done = False
         self._thread = threading.Thread(target=self._watch, name="collodion-watchdog", daemon=True)

@@ -2,6 +2,7 @@
 seconds."""
 
 import datetime
+import struct
 from enum import StrEnum
 from typing import TypeVar
 
@@ -23,6 +24,15 @@ def time_of(message: Message, field: str) -> datetime.datetime | None:
 def seconds_of(duration: Duration) -> float:
     """A duration in seconds."""
     return duration.ToNanoseconds() / 1e9
+
+
+def decimal_of(value: float) -> float:
+    """The shortest decimal that a number of 32 bits is nearest to: 0.7 and not 0.699999988079071, so that 0.7 comes back as it was sent."""
+    for digits in range(6, 9):
+        near = float(f"{value:.{digits}g}")
+        if struct.pack("f", near) == struct.pack("f", value):
+            return near
+    return value
 
 
 def word_of(words: type[Word], number: int) -> Word:

@@ -7,7 +7,7 @@
     │   └── NotSupported            this server cannot do that yet, or is older than this client
     ├── ClientClosed                yours: the client was closed before, or meanwhile by another thread
     ├── AccessDenied                yours: who you are, or what you may do
-    ├── NotFound                    no such job, image or model; `details.resource` names it
+    ├── NotFound                    no such job, image, model or adapter; `details.resource` names it
     ├── ServerBusy                  the queue is full; `details.retry_after_s` says when to come back
     │   └── DeadlineInfeasible      the deadline cannot be promised; `offer` says what can be; never retried by itself
     ├── ServerUnavailable           the server cannot be reached, is starting or is draining; come back later
@@ -21,8 +21,8 @@
 
 1. Each error carries `reason` (a stable UPPER_SNAKE_CASE word, empty where the server gave none), `code` (the gRPC
    status, None where there was no call) and `details`.
-2. Nothing else leaves this package, but for TypeError on a call that does not fit a signature, and OSError on writing
-   files.
+2. Nothing else leaves this package, but for TypeError on a call that does not fit a signature, and OSError on reading
+   and writing files.
 """
 
 import datetime
@@ -110,7 +110,7 @@ class AccessDenied(CollodionError):
 
 
 class NotFound(CollodionError):
-    """There is no such job, image or model; `details.resource` names it."""
+    """There is no such job, image, model or adapter; `details.resource` names it."""
 
 
 class ServerBusy(CollodionError):

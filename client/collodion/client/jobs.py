@@ -11,7 +11,7 @@ from enum import StrEnum
 
 import grpc
 
-from collodion.client.convert import seconds_of, time_of, word_of
+from collodion.client.convert import decimal_of, seconds_of, time_of, word_of
 from collodion.client.status import code_of
 from collodion.v1 import job_pb2
 
@@ -55,6 +55,17 @@ class OutputFormat(StrEnum):
     WEBP = "webp"
 
 
+class PromptSyntax(StrEnum):
+    """How prompts are read; UNSPECIFIED takes the server's default, PLAIN.
+
+    WEIGHTED reads `(word:1.3)`, `[word]`, `<lora:name:0.8>` and embeddings by their names.
+    """
+
+    UNSPECIFIED = "unspecified"
+    PLAIN = "plain"
+    WEIGHTED = "weighted"
+
+
 class DeadlinePolicy(StrEnum):
     """What to do with a job whose deadline cannot be promised; UNSPECIFIED takes the server's default, BEST_EFFORT.
 
@@ -69,8 +80,21 @@ class DeadlinePolicy(StrEnum):
 
 
 @dataclass(frozen=True)
+class Lora:
+    """An adapter and the factor on its contribution."""
+
+    name: str
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
 class Parameters:
-    """What determines the pictures of a job, every default filled in by the server. Sizes in pixels."""
+    """What determines the pictures of a job, every default filled in by the server. Sizes in pixels.
+
+    Adapters that the prompt named are among `loras`, and no longer in `prompt`. `init_image_sha256` and `mask_image_sha256`
+    stand for the pictures that the job begins from, as the server keeps them: empty if there are none, and then `strength`
+    is None.
+    """
 
     model: str
     prompt: str
@@ -84,6 +108,11 @@ class Parameters:
     images: int
     output_format: OutputFormat
     quality: int
+    loras: tuple[Lora, ...] = ()
+    prompt_syntax: PromptSyntax = PromptSyntax.PLAIN
+    strength: float | None = None
+    init_image_sha256: str = ""
+    mask_image_sha256: str = ""
 
     @classmethod
     def of(cls, message: job_pb2.Parameters) -> "Parameters":
@@ -96,12 +125,22 @@ class Parameters:
             height=message.height,
             steps=message.steps,
             sampler=message.sampler,
-            guidance_scale=message.guidance_scale,
+            guidance_scale=decimal_of(message.guidance_scale),
             seed=message.seed,
             images=message.images,
             output_format=word_of(OutputFormat, message.output_format),
             quality=message.quality,
+            loras=tuple(Lora(lora.name, decimal_of(lora.scale)) for lora in message.loras),
+            prompt_syntax=word_of(PromptSyntax, message.prompt_syntax),
+            strength=decimal_of(message.strength) if message.HasField("strength") else None,
+            init_image_sha256=message.init_image_sha256,
+            mask_image_sha256=message.mask_image_sha256,
         )
+
+    @property
+    def steps_run(self) -> int:
+        """Of `steps`, those that are run: what begins from a picture skips the first ones."""
+        return self.steps if self.strength is None else min(int(self.steps * self.strength), self.steps)
 
     def alone(self, index: int) -> "Parameters":
         """What draws image `index` (0-based) of this job by itself."""
@@ -170,7 +209,7 @@ class Timings:
 
 @dataclass(frozen=True)
 class ImageProgress:
-    """How far one image is: steps done, of `steps` asked for."""
+    """How far one image is: steps done, of `steps` to be run."""
 
     index: int
     stage: Stage

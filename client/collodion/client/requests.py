@@ -14,16 +14,22 @@ from google.protobuf.message import Message
 
 from collodion.client.convert import number_of
 from collodion.client.errors import Details, InvalidRequest, Violation
-from collodion.client.jobs import DeadlinePolicy, JobState, OutputFormat
+from collodion.client.jobs import DeadlinePolicy, JobState, Lora, OutputFormat, PromptSyntax
+from collodion.client.pictures import FIELDS, PictureLike, file_of
 from collodion.v1 import generation_pb2, job_pb2
 
 Request = TypeVar("Request", bound=Message)
 
 
+Loras = Mapping[str, float] | Iterable[str | tuple[str, float] | Lora]
+
+
 class JobOptions(TypedDict, total=False):
     """What may be said of a job beside its prompt; `collodion/v1/job.proto` documents ranges and defaults.
 
-    Sizes are in pixels. `seed` is that of the first image, image i has seed + i. `slo_s`: seconds after acceptance by
+    Sizes are in pixels. `seed` is that of the first image, image i has seed + i. `loras`: adapters as a mapping from name to
+    scale, or as a list of names, (name, scale) pairs and `Lora`s. `init_image` and `mask_image`: a file's bytes, its path,
+    or a PIL.Image.Image; `strength`: how far to depart from the former, more than 0 to 1. `slo_s`: seconds after acceptance by
     which the job should be finished, its `tier`'s if it is not given. `deadline_policy`: what is to become of it if that
     cannot be promised, see `DeadlinePolicy`; `min_steps`: what DEGRADE may go down to. `preview_interval`: a preview
     every so many steps. `request_id`: a UUID; the same id with the same content gives the same job; chosen at random if
@@ -39,6 +45,11 @@ class JobOptions(TypedDict, total=False):
     guidance_scale: float
     seed: int
     images: int
+    loras: Loras
+    prompt_syntax: PromptSyntax | Literal["plain", "weighted"]
+    init_image: PictureLike
+    mask_image: PictureLike
+    strength: float
     output_format: OutputFormat | Literal["png", "jpeg", "webp"]
     quality: int
     tier: str
@@ -52,7 +63,11 @@ class JobOptions(TypedDict, total=False):
     labels: Mapping[str, str]
 
 
-_WORDS: dict[str, type[StrEnum]] = {"output_format": OutputFormat, "deadline_policy": DeadlinePolicy}
+_WORDS: dict[str, type[StrEnum]] = {
+    "output_format": OutputFormat,
+    "prompt_syntax": PromptSyntax,
+    "deadline_policy": DeadlinePolicy,
+}
 _OF_PARAMETERS = frozenset(job_pb2.Parameters.DESCRIPTOR.fields_by_name)
 
 
@@ -62,6 +77,7 @@ def job_request(prompt: str, options: JobOptions) -> generation_pb2.JobRequest:
     Raises:
         TypeError: an option is unknown.
         InvalidRequest: a value cannot be sent at all; all of these are listed.
+        OSError: a picture's file cannot be read.
     """
     unknown = options.keys() - JobOptions.__annotations__.keys()
     if unknown:
@@ -73,7 +89,7 @@ def job_request(prompt: str, options: JobOptions) -> generation_pb2.JobRequest:
             _set(job.parameters if name in _OF_PARAMETERS else job, name, value)
         except (TypeError, ValueError, OverflowError) as error:
             path = f"job.parameters.{name}" if name in _OF_PARAMETERS else f"job.{name.removesuffix('_s')}"
-            violations.append(Violation(path, f"{value!r} cannot be sent: {error}"))
+            violations.append(Violation(path, f"{_shown(value)} cannot be sent: {error}"))
     if violations:
         raise InvalidRequest(
             "the request cannot be sent", reason="INVALID_FIELDS", details=Details(violations=tuple(violations))
@@ -124,7 +140,30 @@ def _set(message: Message, name: str, value: Any) -> None:
             message.slo.FromMicroseconds(round(value * 1e6))  # type: ignore[attr-defined]
         case "labels":
             message.labels.update(value)  # type: ignore[attr-defined]
+        case "loras":
+            message.loras.extend(map(_lora, _listed(value)))  # type: ignore[attr-defined]
+        case _ if name in FIELDS:
+            setattr(message, name, file_of(value))
         case _ if name in _WORDS:
             setattr(message, name, number_of(_WORDS[name](value)))
         case _:
             setattr(message, name, value)
+
+
+def _listed(loras: Any) -> Iterable[Any]:
+    if isinstance(loras, str):
+        raise TypeError("adapters are a list or a mapping, not one name")
+    return loras.items() if isinstance(loras, Mapping) else loras
+
+
+def _lora(one: Any) -> job_pb2.Lora:
+    match one:
+        case str():
+            return job_pb2.Lora(name=one)
+        case Lora(name=name, scale=scale) | (name, scale):
+            return job_pb2.Lora(name=name, scale=scale)
+    raise TypeError(f"{one!r} is no name and no (name, scale) pair")
+
+
+def _shown(value: Any) -> str:
+    return f"{len(value)} bytes" if isinstance(value, bytes | bytearray | memoryview) else repr(value)

@@ -15,10 +15,11 @@ class Verdict(Enum):
 
 
 class Silence:
-    """The silence on one stream, in seconds of a monotonic clock."""
+    """The silence on one stream, in seconds of a monotonic clock. `sending_s` is what its request may take to be sent."""
 
-    def __init__(self, connection: Connection, now: float) -> None:
+    def __init__(self, connection: Connection, now: float, sending_s: float = 0.0) -> None:
         self._connection = connection
+        self._sending_s = sending_s
         self._since = now
         self._first = True
 
@@ -35,7 +36,8 @@ class Silence:
     def left_s(self, now: float) -> float | None:
         """How long to wait before a verdict other than WAIT; None: for ever."""
         limit = self._connection.timeout_s if self._first else self._connection.silence_s
-        return None if limit is None else max(0.0, self._since + limit - now)
+        more = self._sending_s if self._first else 0.0
+        return None if limit is None else max(0.0, self._since + limit + more - now)
 
     def verdict(self, now: float) -> Verdict:
         """What to do now."""

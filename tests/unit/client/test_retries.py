@@ -20,6 +20,7 @@ from collodion.client.errors import (
 )
 from collodion.client.retries import Retries, RetryPolicy, retryable
 from collodion.client.silence import Silence, Verdict
+from collodion.v1 import generation_pb2
 
 AWAY = ServerUnavailable("away")
 
@@ -76,6 +77,16 @@ def test_the_first_word_has_its_own_limit_and_later_silence_is_asked_about() -> 
     silence.asked(39)
     assert silence.verdict(68) is Verdict.WAIT
     assert not isinstance(silence.error(), TimedOut)
+
+
+def test_what_takes_long_to_send_may_be_answered_later() -> None:
+    silence = Silence(Connection(timeout_s=10, silence_s=30), now=0, sending_s=64)
+    assert (silence.verdict(73), silence.verdict(74)) == (Verdict.WAIT, Verdict.GIVE_UP)
+    silence.heard(1)
+    assert silence.left_s(1) == 30
+    request = generation_pb2.GenerateRequest(job={"parameters": {"init_image": bytes(16 << 20)}})
+    assert Connection(timeout_s=10).answer_s(request) == pytest.approx(74, abs=0.1)
+    assert Connection(timeout_s=None).answer_s(request) is None
 
 
 def test_without_limits_silence_never_ends() -> None:

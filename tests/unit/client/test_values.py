@@ -10,7 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collodion.client import DeadlinePolicy, Image, InvalidRequest, JobOptions, JobState, OutputFormat, Stage, requests
+from collodion.client import (
+    DeadlinePolicy,
+    Image,
+    InvalidRequest,
+    JobOptions,
+    JobState,
+    Lora,
+    OutputFormat,
+    PromptSyntax,
+    Stage,
+    requests,
+)
 from collodion.client.assembling import downloaded
 from collodion.client.cli import plain
 from collodion.client.convert import number_of, word_of
@@ -27,6 +38,7 @@ from tests.integration import fake_server as fake
         (JobState, job_pb2.JobState),
         (Stage, job_pb2.Stage),
         (OutputFormat, job_pb2.OutputFormat),
+        (PromptSyntax, job_pb2.PromptSyntax),
         (DeadlinePolicy, job_pb2.DeadlinePolicy),
     ],
 )
@@ -47,6 +59,11 @@ def test_every_option_reaches_its_field() -> None:
         "guidance_scale": 0.0,
         "seed": 0,
         "images": 3,
+        "loras": [Lora("ink", 0.5)],
+        "prompt_syntax": PromptSyntax.WEIGHTED,
+        "init_image": b"a picture",
+        "mask_image": b"a mask",
+        "strength": 0.5,
         "output_format": OutputFormat.WEBP,
         "quality": 80,
         "tier": "batch",
@@ -65,9 +82,11 @@ def test_every_option_reaches_its_field() -> None:
         holder = job.parameters if name in job.parameters.DESCRIPTOR.fields_by_name else job
         if name == "slo_s":
             assert job.slo.ToMilliseconds() == 250
+        elif name == "loras":
+            assert [(lora.name, lora.scale) for lora in job.parameters.loras] == [("ink", 0.5)]
         else:
-            expected = number_of(value) if isinstance(value, OutputFormat | DeadlinePolicy) else value
-            assert getattr(holder, name) == expected
+            is_word = isinstance(value, OutputFormat | DeadlinePolicy | PromptSyntax)
+            assert getattr(holder, name) == (number_of(value) if is_word else value)
     assert job.parameters.HasField("seed")
     assert job.parameters.HasField("guidance_scale")
 
@@ -92,6 +111,51 @@ def test_a_word_does_for_its_enum_and_another_is_refused() -> None:
         requests.job_request("a fox", {"deadline_policy": "perhaps", "output_format": "gif"})  # type: ignore[typeddict-item]
     fields = [violation.field for violation in caught.value.details.violations]
     assert fields == ["job.deadline_policy", "job.parameters.output_format"]
+
+
+@pytest.mark.parametrize(
+    "loras",
+    [
+        {"ink": 1.0, "wool": 0.5},
+        [("ink", 1.0), ("wool", 0.5)],
+        [Lora("ink"), Lora("wool", 0.5)],
+        (lora for lora in (("ink", 1), ["wool", 0.5])),
+    ],
+)
+def test_adapters_may_be_given_as_is_convenient(loras: Any) -> None:
+    asked = requests.job_request("a fox", {"loras": loras}).parameters.loras
+    assert [(lora.name, lora.scale) for lora in asked] == [("ink", 1.0), ("wool", 0.5)]
+
+
+def test_an_adapter_without_a_scale_is_left_to_the_server() -> None:
+    (asked,) = requests.job_request("a fox", {"loras": ["ink"]}).parameters.loras
+    assert not asked.HasField("scale")
+
+
+@pytest.mark.parametrize("loras", ["ink", 7, [7], [("ink", "much")], [("ink", 1, 2)], {"ink": None, 7: 1}])
+def test_what_is_no_adapter_is_refused_by_the_name_of_its_field(loras: Any) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        requests.job_request("a fox", {"loras": loras})
+    assert [violation.field for violation in caught.value.details.violations] == ["job.parameters.loras"]
+
+
+def test_what_is_echoed_of_adapters_and_pictures_is_as_it_was_sent() -> None:
+    message = job_pb2.Parameters(
+        steps=10,
+        guidance_scale=7.1,
+        loras=[{"name": "ink", "scale": 0.7}],
+        prompt_syntax=job_pb2.PROMPT_SYNTAX_WEIGHTED,
+        strength=0.7,
+        init_image_sha256="5e1f",
+    )
+    echoed = Parameters.of(message)
+    assert (echoed.guidance_scale, echoed.loras, echoed.strength) == (7.1, (Lora("ink", 0.7),), 0.7)
+    assert (echoed.prompt_syntax, echoed.init_image_sha256, echoed.mask_image_sha256) == ("weighted", "5e1f", "")
+    assert echoed.steps_run == 7
+    again = requests.job_request("", {"loras": echoed.loras, "strength": echoed.strength}).parameters
+    assert (list(again.loras), again.strength) == (list(message.loras), message.strength)
+    assert Parameters.of(job_pb2.Parameters(steps=10)).steps_run == 10
+    assert json.loads(plain.line(**plain.fields_of(echoed)))["loras"] == [{"name": "ink", "scale": 0.7}]
 
 
 def test_an_unknown_option_is_a_type_error() -> None:

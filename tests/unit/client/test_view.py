@@ -17,10 +17,12 @@ from tests.integration import fake_server as fake
 FAILURE = job_pb2.Failure(code=13, reason="NON_FINITE_LATENT", message="it went to infinity")
 
 
-def shown(console: Console, images: int, messages: list[job_pb2.JobEvent]) -> str:
+def shown(
+    console: Console, images: int, messages: list[job_pb2.JobEvent], accepted: job_pb2.JobEvent | None = None
+) -> str:
     following = Following(requests.watch("x"), RetryPolicy(), RetryPolicy())
     with View(console) as view:
-        for message in [fake.accepted(images), *messages]:
+        for message in [accepted or fake.accepted(images), *messages]:
             for event in following.hear(message):
                 view.take(event)
     assert isinstance(console.file, io.StringIO)
@@ -54,6 +56,19 @@ def test_a_terminal_gets_a_bar_for_each_image_and_the_picture_in_colour() -> Non
 @pytest.mark.parametrize("width", [1, 5, 19, 20, 33, 500])
 def test_any_width_will_do(width: int) -> None:
     assert "image" in shown(terminal(width), 2, EVENTS).replace("\n", "")
+
+
+def test_what_begins_from_a_picture_counts_the_steps_that_are_run_and_names_its_adapters() -> None:
+    job = fake.job()
+    job.parameters.strength = 0.5
+    job.parameters.init_image_sha256 = "5e1f"
+    job.parameters.loras.add(name="ink", scale=0.8)
+    accepted = fake.event(accepted=job_pb2.Accepted(job=job))
+    done = fake.image()
+    done.image.parameters.strength = 0.5
+    screen = shown(terminal(120), 1, [done], accepted)
+    assert "shapes 8×8, 2 of 4 steps of ddim, seed 7, ink 0.8" in screen
+    assert "2/2" in screen
 
 
 def test_many_images_share_one_bar() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from collodion.client.channel import DEFAULT_SERVER
 from collodion.client.cli.exits import EXPLAINED
-from collodion.client.jobs import DeadlinePolicy, JobState, OutputFormat
+from collodion.client.jobs import DeadlinePolicy, JobState, OutputFormat, PromptSyntax
 
 _BOUND = 2**31  # a longer timeout overflows in gRPC, and counts as passed
 DEMO_PROMPT = "a large red circle on a blue background"
@@ -71,6 +71,30 @@ def _generate(commands: Any) -> None:
         help="how closely to follow the prompt; 1 is off",
     )
     command.add_argument("--seed", type=int, help="of the first picture; picture i has seed + i (default: random)")
+    command.add_argument(
+        "--lora",
+        dest="loras",
+        action="append",
+        type=_lora,
+        metavar="NAME[:SCALE]",
+        help="an adapter and its strength (default: 1); repeatable",
+    )
+    command.add_argument(
+        "--weighted",
+        dest="prompt_syntax",
+        action="store_const",
+        const=PromptSyntax.WEIGHTED.value,
+        help="read (word:1.3), <lora:name:0.8> and embeddings in the prompts, which are plain text otherwise",
+    )
+    command.add_argument(
+        "--init-image", type=Path, metavar="FILE", help="picture to begin from; its size is the default size"
+    )
+    command.add_argument(
+        "--mask", dest="mask_image", type=Path, metavar="FILE", help="white where that is to be redrawn, else black"
+    )
+    command.add_argument(
+        "--strength", type=float, metavar="0-1", help="how far to depart from --init-image (default: 0.8)"
+    )
     command.add_argument("-n", "--images", type=int, metavar="N", help="how many pictures (default: 1)")
     _deadline(command)
     formats = [format_.value for format_ in OutputFormat if format_ is not OutputFormat.UNSPECIFIED]
@@ -227,6 +251,16 @@ def _pair(text: str) -> tuple[str, str]:
     if not separator:
         raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
     return key, value
+
+
+def _lora(text: str) -> tuple[str, float]:
+    name, separator, scale = text.rpartition(":")
+    if not separator:
+        return text, 1.0
+    try:
+        return name, float(scale)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME or NAME:SCALE") from None
 
 
 def _setting(text: str) -> tuple[str, str, str]:

@@ -4,6 +4,7 @@ import argparse
 import datetime
 import itertools
 import sys
+from pathlib import Path
 from typing import Any, cast
 
 from rich.console import Console
@@ -25,6 +26,8 @@ _NARROW = 90  # characters; on such a terminal even a job's id does
 
 def generate(arguments: argparse.Namespace) -> None:
     """Draws pictures and saves them."""
+    for path in filter(None, (arguments.init_image, arguments.mask_image)):
+        _check_readable(path)
     prepare(arguments.output)
     with _client(arguments) as client:
         events = client.stream(arguments.prompt, **_options(arguments))
@@ -109,6 +112,14 @@ def tiers(arguments: argparse.Namespace) -> None:
 
 def _client(arguments: argparse.Namespace) -> Client:
     return Client(arguments.server, tenant=arguments.tenant, timeout_s=arguments.timeout)
+
+
+def _check_readable(path: Path) -> None:
+    """Before anything is done: a picture that is not there is the likeliest mistake."""
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise OSError(f"the picture {path} cannot be read: {error.strerror}") from error
 
 
 def _options(arguments: argparse.Namespace) -> JobOptions:

@@ -89,7 +89,7 @@ class View:
             case Preview(index=index, data=data):
                 self._show_picture(index, data)
             case ImageReady(image=image):
-                self._advance(image.index, done=image.parameters.steps, stage=Stage.DONE)
+                self._advance(image.index, done=image.parameters.steps_run, stage=Stage.DONE)
                 self._show_picture(image.index, image.data)
             case ImageFailed(index=index, failure=failure):
                 self._advance(index, stage=Stage.STOPPED)
@@ -110,7 +110,7 @@ class View:
         for index in range(count if count <= _MOST_BARS else 0):
             done = next((progress.step for progress in job.progress if progress.index == index), 0)
             self._tasks[index] = self._bars.add_task(
-                f"image {index}", total=job.parameters.steps or None, completed=done
+                f"image {index}", total=job.parameters.steps_run or None, completed=done
             )
         if count > _MOST_BARS:
             self._tasks[-1] = self._bars.add_task(f"{count} images", total=count, completed=0)
@@ -143,4 +143,7 @@ def _described(job: Job) -> str:
     parameters = job.parameters
     size = f"{parameters.width}×{parameters.height}"
     place = f", {job.place} jobs before it" if job.place else ""
-    return f"{parameters.model} {size}, {parameters.steps} steps of {parameters.sampler}, seed {parameters.seed}{place}"
+    run = f"{parameters.steps_run} of " if parameters.strength is not None else ""
+    loras = "".join(f", {lora.name} {lora.scale:g}" for lora in parameters.loras)
+    drawn = f"{run}{parameters.steps} steps of {parameters.sampler}, seed {parameters.seed}"
+    return f"{parameters.model} {size}, {drawn}{loras}{place}"
