@@ -10,6 +10,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 @pytest.fixture(autouse=True, scope="session")
 def _quiet():
-    from collodion.worker.families.loading import quieten
+    from diffusers.utils import logging
 
-    quieten()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()

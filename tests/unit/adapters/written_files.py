@@ -33,7 +33,9 @@ def factors(module, rank, generator):
 
 
 def write(path, tensors, metadata=None):
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata)
+    save_file(
+        {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}, path, metadata
+    )
     return path
 
 

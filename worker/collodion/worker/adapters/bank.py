@@ -103,7 +103,8 @@ class Bank:
         """Works the selection out again if that is needed. Raises MemoryError."""
         component, uses = selection.component, selection.uses
         if selection.epoch != self.epoch:
-            self._ensure(component, [use.adapter for use in uses])
+            with torch.inference_mode(False), torch.no_grad():  # tensors that can be written to in any mode
+                self._ensure(component, [use.adapter for use in uses])
             residents = {use.adapter.key: self._residents[component, use.adapter.key] for use in uses}
             selection.work_out(residents, self.epoch)
         for use in uses:
@@ -113,7 +114,8 @@ class Bank:
         """Gives back all memory."""
         for component, key in list(self._residents):
             self._drop(component, key)
-        self._compact()
+        with torch.inference_mode(False), torch.no_grad():
+            self._compact()
 
     def _ensure(self, component: str, adapters: Iterable[LoadedAdapter]) -> None:
         needed = {(component, adapter.key): adapter for adapter in adapters}

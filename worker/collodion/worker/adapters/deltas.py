@@ -145,7 +145,8 @@ class Kronecker(_Factors):
         """See Delta."""
         first = _either(self.w1, self.w1_a, self.w1_b, None)
         second = _either(self.w2, self.w2_a, self.w2_b, self.t2)
-        return torch.kron(first.reshape(*first.shape, *[1] * (second.ndim - 2)), second).mul_(self.scale)
+        first = first.reshape(*first.shape, *[1] * (second.ndim - 2))
+        return torch.kron(first, second.contiguous()).mul_(self.scale)
 
 
 @dataclass(frozen=True, eq=False)

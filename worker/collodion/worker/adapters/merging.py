@@ -37,7 +37,7 @@ class Merge:
         weight, bias = module.weight, module.bias
         for whole in self.wholes:
             if whole.delta is not None:
-                change = whole.delta.matrix().view(weight.shape).to(weight.dtype)
+                change = whole.delta.matrix().reshape(weight.shape).to(weight.dtype)
                 weight = torch.add(weight, change, alpha=whole.scale)
             if whole.bias is not None:
                 change = whole.bias.to(weight.dtype) * whole.scale

@@ -9,6 +9,7 @@ would rename the parameters.) With nothing applied that is one look at an attrib
 """
 
 import math
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -19,6 +20,8 @@ from torch import nn
 
 from collodion.worker.adapters.deltas import Shape
 from collodion.worker.adapters.pool import Pool
+
+_ATTENTION = re.compile(r"(?:^|\.)(?:attn\d*|self_attn|attention|SelfAttention)\.")
 
 
 class Applied(Protocol):
@@ -140,4 +143,4 @@ def _weight(module: nn.Module) -> torch.Tensor | None:
 def _segment(path: str, module: nn.Module) -> Segment:
     if isinstance(module, nn.Conv2d):
         return Segment.POINTWISE if math.prod(module.kernel_size) == 1 else Segment.CONVOLUTION
-    return Segment.ATTENTION if "attn" in path or "ttention" in path else Segment.LINEAR
+    return Segment.ATTENTION if _ATTENTION.search(path) else Segment.LINEAR
