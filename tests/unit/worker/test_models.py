@@ -115,7 +115,14 @@ BREAKS = {
     "nothing there": (lambda folder: shutil.rmtree(folder), "cannot be read"),
     "no index": (lambda folder: (folder / "model_index.json").unlink(), "not a diffusers folder"),
     "index is no JSON": (lambda folder: (folder / "model_index.json").write_text("{"), "is not JSON"),
-    "other family": (lambda folder: edit(folder / "model_index.json", _class_name="FluxPipeline"), "is a FluxPipeline"),
+    "other family": (
+        lambda folder: edit(folder / "model_index.json", _class_name="ShapEPipeline"),
+        "is a ShapEPipeline",
+    ),
+    "not what it says": (
+        lambda folder: edit(folder / "model_index.json", _class_name="FluxPipeline"),
+        "lack 'transformer'",
+    ),
     "code of its own": (lambda folder: edit(folder / "model_index.json", unet=["my_unet", "Mine"]), "code of its own"),
     "no weights": (remove_weights, "lacks its weights"),
     "weights only as pickle": (pickle_weights, "collodion convert"),

@@ -43,10 +43,11 @@ def reference_of(family_folder: Callable[[str], Path]) -> Callable[..., Any]:
     import diffusers
 
     loaded: dict[tuple[str, str], Any] = {}
+    without = {"sd1": ["safety_checker"], "sd2": ["safety_checker"], "sd3": ["text_encoder_3", "tokenizer_3"]}
 
     def load(name: str, pipeline_class: str = "DiffusionPipeline") -> Any:
         if (name, pipeline_class) not in loaded:
-            extra = {"safety_checker": None} if name.startswith(("sd1", "sd2")) else {}
+            extra = dict.fromkeys(without.get(name.split("_")[0], ()))
             made = getattr(diffusers, pipeline_class).from_pretrained(family_folder(name), **extra)
             made.set_progress_bar_config(disable=True)
             made.own_config = dict(made.scheduler.config)

@@ -3,6 +3,7 @@
 Their weights are made such that prompt, guidance and seed all show in the picture, and rounding does not grow from step to step.
 """
 
+import string
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,24 @@ from diffusers import (
     DDIMScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
 
 TOKENIZER = Path(__file__).parents[4] / "worker" / "collodion" / "worker" / "shapes" / "tokenizer"
 
@@ -86,6 +100,18 @@ def autoencoder(**options: Any) -> AutoencoderKL:
     )
 
 
+FLOW_VAE = {"latent_channels": 16, "use_quant_conv": False, "use_post_quant_conv": False}
+
+
+def vivid(transformer: Any) -> Any:
+    """A transformer of SD3 or FLUX that heeds its prompt."""
+    with torch.no_grad():
+        transformer.context_embedder.weight.mul_(8)
+        transformer.time_text_embed.text_embedder.linear_1.weight.mul_(4)
+        transformer.proj_out.weight.mul_(2)
+    return transformer
+
+
 def stable_diffusion(scheduler: Any, **unet_options: Any) -> StableDiffusionPipeline:
     tokenizer = clip_tokenizer()
     parts = autoencoder(), clip(tokenizer), tokenizer, unet(**unet_options), scheduler
@@ -137,12 +163,97 @@ def sdxl_turbo() -> Any:
     return stable_diffusion_xl(EulerAncestralDiscreteScheduler(timestep_spacing="trailing", **BETAS))
 
 
+def t5_tokenizer() -> Any:
+    """Knows the words of the tests, and letters for all others."""
+    words = "a red circle two small green squares blue yellow triangle and many more"
+    pieces = [("▁" + word, -1.0) for word in words.split()] + [
+        (letter, -9.0) for letter in "▁,." + string.ascii_lowercase
+    ]
+    return T5Tokenizer(vocab=[("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -20.0), *pieces], extra_ids=0)
+
+
+def t5(tokenizer: Any) -> T5EncoderModel:
+    """32 wide: at least as wide as the CLIP text encoders beside it."""
+    sizes = {"d_model": 32, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
+    return T5EncoderModel(T5Config(vocab_size=len(tokenizer), feed_forward_proj="gated-gelu", **sizes))
+
+
+def stable_diffusion_3(*, with_t5: bool = True, **options: Any) -> StableDiffusion3Pipeline:
+    tokenizer, tokenizer_3 = clip_tokenizer(), t5_tokenizer() if with_t5 else None
+    transformer = SD3Transformer2DModel(
+        sample_size=8,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        caption_projection_dim=16,
+        pooled_projection_dim=8 + 8,
+        pos_embed_max_size=6,
+        **options,
+    )
+    return StableDiffusion3Pipeline(
+        transformer=vivid(transformer),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=autoencoder(**FLOW_VAE, scaling_factor=1.5305, shift_factor=0.0609),
+        text_encoder=clip(tokenizer, projected=True),
+        tokenizer=tokenizer,
+        text_encoder_2=clip(tokenizer, width=12, projected=True),
+        tokenizer_2=tokenizer,
+        text_encoder_3=t5(tokenizer_3) if tokenizer_3 is not None else None,
+        tokenizer_3=tokenizer_3,
+    )
+
+
+def sd3() -> Any:
+    """Medium, as it is often kept: without T5."""
+    return stable_diffusion_3(with_t5=False)
+
+
+def sd35() -> Any:
+    return stable_diffusion_3(qk_norm="rms_norm", dual_attention_layers=(0,))
+
+
+def flux(**scheduler: Any) -> FluxPipeline:
+    tokenizer, tokenizer_2 = clip_tokenizer(), t5_tokenizer()
+    transformer = FluxTransformer2DModel(
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        pooled_projection_dim=16,
+        axes_dims_rope=(4, 6, 6),
+        guidance_embeds=bool(scheduler.get("use_dynamic_shifting")),
+    )
+    return FluxPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(**scheduler),
+        vae=autoencoder(**FLOW_VAE, scaling_factor=0.3611, shift_factor=0.1159),
+        text_encoder=clip(tokenizer),
+        tokenizer=tokenizer,
+        text_encoder_2=t5(tokenizer_2),
+        tokenizer_2=tokenizer_2,
+        transformer=vivid(transformer),
+    )
+
+
+def flux_dev() -> Any:
+    return flux(shift=3.0, use_dynamic_shifting=True)
+
+
+def flux_schnell() -> Any:
+    return flux()
+
+
 MODELS: dict[str, Callable[[], Any]] = {
     "sd1": sd1,
     "sd2_v": sd2_v,
     "sd1_inpainting": sd1_inpainting,
     "sdxl": sdxl,
     "sdxl_turbo": sdxl_turbo,
+    "sd3": sd3,
+    "sd35": sd35,
+    "flux_dev": flux_dev,
+    "flux_schnell": flux_schnell,
 }
 
 

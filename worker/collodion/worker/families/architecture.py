@@ -7,7 +7,7 @@
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -55,11 +55,16 @@ class Prompt:
         object.__setattr__(self, "key", tuple((use.adapter.key, use.scale) for use in self.uses))
 
 
+def _own_timetable(steps: int) -> Timetable:  # noqa: ARG001 - the scheduler's own, whatever the steps
+    return OWN
+
+
 @dataclass(frozen=True)
 class Facts:
     """What the configurations say of a model, for `describe`.
 
     native, multiple: pixels. text_tokens: of a prompt, at most. guided_rows: how many rows a guided latent takes. base: see ModelInfo.
+    most_pixels: of a side, where the model knows no more positions. timetable: of a native picture, by the number of steps.
     """
 
     native: tuple[int, int]
@@ -72,6 +77,8 @@ class Facts:
     sampler: str = "dpmpp_2m"
     init_images: bool = False
     masks: bool = False
+    most_pixels: int | None = None
+    timetable: Callable[[int], Timetable] = _own_timetable
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +97,8 @@ class Rows:
 class Architecture(ABC):
     """One architecture around one loaded diffusers pipeline. `denoiser` is the part that is called at every step.
 
-    `unadapted` are beginnings of paths ("transformer.cap_embedder") of modules that are not called row by row.
+    `spared` are parts of the pipeline that a model may come without. `gpu_dtype`: what it computes in on a GPU, unless the settings name
+    a precision. `unadapted` are beginnings of paths ("transformer.cap_embedder") of modules that are not called row by row.
     """
 
     family: ClassVar[str]
@@ -100,6 +108,8 @@ class Architecture(ABC):
     negative_prompts: ClassVar[bool] = True
     weighted_prompts: ClassVar[bool] = False
     unadapted: ClassVar[tuple[str, ...]] = ()
+    spared: ClassVar[tuple[str, ...]] = ()
+    gpu_dtype: ClassVar[torch.dtype] = torch.float16
 
     def __init__(self, pipeline: Any) -> None:
         self.pipeline = pipeline
@@ -124,6 +134,10 @@ class Architecture(ABC):
     def timetable(self, parameters: Parameters) -> Timetable:  # noqa: ARG002 - for those whose schedule depends on them
         """What its pipeline hands to the scheduler beside the number of steps."""
         return OWN
+
+    def sampler_noise(self, drawn: torch.Tensor) -> torch.Tensor:
+        """What a scheduler adds, (1, C, H, W), of the numbers that it drew: for those whose pipelines show it latents in another shape."""
+        return drawn
 
     def remarks(self, parameters: Parameters) -> list[tuple[str, str]]:
         """Warnings, (reason, message), on what of these parameters it cannot honour."""

@@ -1,10 +1,12 @@
 """Which architecture runs which of diffusers' pipelines."""
 
 from collodion.worker.families.architecture import Architecture
+from collodion.worker.families.flux import Flux
 from collodion.worker.families.stable_diffusion import StableDiffusion
+from collodion.worker.families.stable_diffusion_3 import StableDiffusion3
 from collodion.worker.families.stable_diffusion_xl import StableDiffusionXL
 
-ARCHITECTURES: tuple[type[Architecture], ...] = (StableDiffusion, StableDiffusionXL)
+ARCHITECTURES: tuple[type[Architecture], ...] = (StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux)
 
 
 def architecture_of(pipeline_class: str) -> type[Architecture] | None:

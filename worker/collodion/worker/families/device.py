@@ -5,7 +5,7 @@ The CUDA paths of this project were written without a GPU at hand; tests/gpu run
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -22,10 +22,15 @@ _DTYPES = {
 
 @dataclass(frozen=True)
 class Device:
-    """Where and in what precision models run. `run_ahead`: see Pipeline."""
+    """Where and in what precision models run. `run_ahead`: see Pipeline. chosen: whether the settings name the precision."""
 
     place: torch.device
     dtype: torch.dtype
+    chosen: bool = True
+
+    def suiting(self, gpu_dtype: torch.dtype) -> "Device":
+        """For a model that runs in this precision on a GPU, unless the settings name another."""
+        return self if self.chosen or self.place.type == "cpu" else replace(self, dtype=gpu_dtype)
 
     @property
     def run_ahead(self) -> int:
@@ -90,7 +95,7 @@ def choose_device(config: WorkerConfig) -> Device:
         )
     _set_up(chosen, config)
     fallback = torch.float32 if chosen.type == "cpu" else torch.float16
-    return Device(chosen, _DTYPES.get(config.dtype, fallback))
+    return Device(chosen, _DTYPES.get(config.dtype, fallback), config.dtype in _DTYPES)
 
 
 def _set_up(device: torch.device, config: WorkerConfig) -> None:

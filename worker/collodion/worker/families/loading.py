@@ -45,20 +45,23 @@ class Loading:
         """What clients are told of the model, from its configurations alone."""
         architecture = _architecture(source)
         configs = configs_of(source)
-        dtype = str(self._device.dtype).removeprefix("torch.")
+        dtype = str(self._device.suiting(architecture.gpu_dtype).dtype).removeprefix("torch.")
         said = {"license": source.license, **source.sidecar}
         try:
             return describe(source.name, architecture, configs, said, dtype)
-        except (LookupError, TypeError, ValueError) as error:
+        except LookupError as error:
+            raise ModelUnusable(f"{source.path} is not run: its configurations lack {error}") from error
+        except (TypeError, ValueError) as error:
             raise ModelUnusable(f"{source.path} is not run: {error}") from error
 
     def load(self, source: ModelSource, progress: Callable[[float], None]) -> LatentDiffusion:
         """The model on the device. MemoryError: it does not fit."""
         info = self.describe(source)
         architecture = _architecture(source)
-        parts = load_parts(source, self._device.dtype, self._device.place, self._shared, progress)
+        device = self._device.suiting(architecture.gpu_dtype)
+        parts = load_parts(source, device.dtype, device.place, self._shared, progress)
         made = architecture(_pipeline(architecture, source, parts))
-        return LatentDiffusion(made, info, self._config, self._device, self._uploads, self._adapters)
+        return LatentDiffusion(made, info, self._config, device, self._uploads, self._adapters)
 
 
 def quieten() -> None:
@@ -86,7 +89,7 @@ def _pipeline(architecture: type[Architecture], source: ModelSource, parts: Mapp
         options["requires_safety_checker"] = False
     if "add_watermarker" in accepted:
         options["add_watermarker"] = False  # it would need a package that marks pictures without being asked
-    without = {name: None for name in kind._optional_components if name in accepted} | {
+    without = {name: None for name in (*kind._optional_components, *architecture.spared) if name in accepted} | {
         name: None for name in ("safety_checker", "feature_extractor", "image_encoder") if name in accepted
     }
     return kind(**{**without, **options, **{name: part for name, part in parts.items() if name in accepted}})

@@ -1,6 +1,6 @@
 """What a model offers, as clients are told; made from its configurations, without its weights."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from collodion.wire.jobs import ModelInfo, RefusedSampler
@@ -10,6 +10,7 @@ from collodion.worker.sampling.catalog import MAX_STEPS, SAMPLERS, SamplerRefuse
 from collodion.worker.sampling.counting import line_of
 from collodion.worker.sampling.probing import probe
 from collodion.worker.sampling.reference import Walk, build
+from collodion.worker.sampling.timetable import Timetable
 
 
 def describe(
@@ -25,21 +26,21 @@ def describe(
     ModelUnusable if no sampler suits; LookupError, TypeError or ValueError if the architecture does not run it.
     """
     facts = architecture.facts(configs)
-    scheduler = configs["scheduler"]
     steps = int(own.get("default_steps", facts.steps))
-    evaluations, refused = _samplers(steps, scheduler)
+    evaluations, refused = _samplers(steps, configs["scheduler"], facts.timetable)
     samplers = tuple(evaluations)
     if not samplers:
         raise ModelUnusable(f"none of our samplers suits the model {name}: {refused[0].reason}")
     sampler = own.get("default_sampler", facts.sampler)
     width, height = facts.native
+    largest = max(width, height) * 2
     return ModelInfo(
         name=name,
         family=architecture.family,
         native_width=width,
         native_height=height,
         min_size=_rounded(min(width, height) // 4, facts.multiple),
-        max_size=_rounded(max(width, height) * 2, facts.multiple),
+        max_size=_rounded(min(largest, facts.most_pixels or largest), facts.multiple),
         size_multiple=facts.multiple,
         default_steps=steps,
         max_steps=MAX_STEPS,
@@ -60,22 +61,24 @@ def describe(
     )
 
 
-def _samplers(steps: int, config: Mapping[str, Any]) -> tuple[dict[str, tuple[int, int]], tuple[RefusedSampler, ...]]:
+def _samplers(
+    steps: int, config: Mapping[str, Any], timetable: Callable[[int], Timetable]
+) -> tuple[dict[str, tuple[int, int]], tuple[RefusedSampler, ...]]:
     """Those offered, each with its model calls as (per step, more in all), and those refused."""
     offered, refused = {}, []
     for sampler in SAMPLERS:
         try:
-            probe(sampler, steps, config)
-            offered[sampler] = _calls(sampler, config)
+            probe(sampler, steps, config, timetable=timetable(steps))
+            offered[sampler] = _calls(sampler, config, timetable)
         except SamplerRefused as refusal:
             refused.append(RefusedSampler(name=sampler, reason=refusal.reason))
     return offered, tuple(refused)
 
 
-def _calls(sampler: str, config: Mapping[str, Any]) -> tuple[int, int]:
+def _calls(sampler: str, config: Mapping[str, Any], timetable: Callable[[int], Timetable]) -> tuple[int, int]:
     """Read off the timesteps that its scheduler sets, which takes a millisecond; a probe may take hundreds."""
     scheduler = build(sampler, config)
-    return line_of(sampler, lambda steps: len(Walk(sampler, steps, scheduler)))
+    return line_of(sampler, lambda steps: len(Walk(sampler, steps, scheduler, timetable=timetable(steps))))
 
 
 def _rounded(pixels: int, multiple: int) -> int:

@@ -4,6 +4,7 @@ The denoiser sees a VAE's latent normalised: (latent - offset) · scale, each a 
 shift_factor, scaling_factor, latents_mean and latents_std comes down to that.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -70,6 +71,11 @@ class Vae:
         if mean is not None and std is not None:
             return _per_channel(mean, device), scale / _per_channel(std, device)
         return torch.tensor(float(config.get("shift_factor") or 0.0), device=device), scale
+
+
+def spatial_factor(config: Mapping[str, Any]) -> int:
+    """Pixels on the side of a latent pixel, by a VAE's configuration."""
+    return int(2 ** (len(config["block_out_channels"]) - 1))
 
 
 def _per_channel(values: Any, device: torch.device) -> torch.Tensor:

@@ -75,7 +75,7 @@ class Trajectory:
     def draw(self) -> torch.Tensor | None:
         """The noise of the next evaluation, float32 (C, H, W) on the CPU; to be taken once."""
         dtype = self.table.draws[self.call]
-        return None if dtype is None else self.noise.draw(dtype)
+        return None if dtype is None else self.noise.draw_for_sampler(dtype)
 
     def compact(self) -> None:
         """Lets go of the batch that the state is a view of."""
