@@ -17,6 +17,7 @@ from collodion.client.stack.programs import Stack
 from collodion.client.stack.restarts import RestartPolicy, Restarts, described
 from collodion.process.config import load
 from collodion.process.running import endpoint
+from collodion.worker.config import WorkerConfig
 
 POLICY = RestartPolicy(initial_s=1, factor=2, longest_s=5, well_s=30, attempts=3)
 
@@ -43,6 +44,13 @@ def test_every_device_has_a_worker_and_frontends_share_a_port() -> None:
     assert "--metrics-port=0" in made["worker-1"], "the port of the configuration is worker-0's"
     assert "--metrics-port=0" not in made["worker-0"]
     assert {"--listen=0.0.0.0:1", "--reuse-port=true"} <= set(made["frontend-0"]) & set(made["frontend-1"])
+
+
+def test_a_directory_of_models_takes_the_place_of_the_embedded_one() -> None:
+    alone, beside = (flags(Stack(models=models, models_dir=Path("/m")))["worker-0"] for models in ((), ("shapes",)))
+    assert {"--models-dir=/m", "--models=,"} <= set(alone)
+    assert {"--models-dir=/m", "--models=shapes"} <= set(beside)
+    assert load(WorkerConfig, "worker", ["--models=,"], {}).models == ()
 
 
 def test_settings_reach_their_process_and_win() -> None:

@@ -167,7 +167,13 @@ def _serve(commands: Any) -> None:
         "--model",
         action="append",
         metavar="MODEL",
-        help="shapes, simulated or NAME=FOLDER; repeatable (default: shapes)",
+        help="loaded at the start, and kept: shapes, simulated or NAME=PATH; repeatable (default: shapes, or none with --models-dir)",
+    )
+    command.add_argument(
+        "--models-dir",
+        type=Path,
+        metavar="DIR",
+        help="models, adapters and embeddings as you have them: each is loaded when it is asked for",
     )
     command.add_argument(
         "--device",

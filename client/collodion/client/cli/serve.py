@@ -24,6 +24,7 @@ def serve(arguments: argparse.Namespace) -> None:
     """
     stack = Stack(
         models=arguments.model or (),
+        models_dir=arguments.models_dir,
         devices=arguments.device or (),
         listen=arguments.listen or "",
         frontends=arguments.frontends,

@@ -19,6 +19,7 @@ _NEEDED: dict[Role, tuple[str, ...]] = {
 }
 _NEEDED_BY_MODELS = ("torch", "diffusers", "transformers", "safetensors")
 _SIMULATED = "simulated"
+_NONE = ","  # a list of nothing; an empty flag would be left to the configuration
 
 _NOT_BY_SET = {
     "name": "processes are found by the names that the server gives them",
@@ -34,6 +35,7 @@ class Stack:
     """A server as it is asked for. What is empty is left to the processes' own configuration: environment, file, defaults."""
 
     models: Sequence[str] = ()
+    models_dir: Path | None = None
     devices: Sequence[str] = ()
     listen: str = ""
     frontends: int = 1
@@ -107,6 +109,9 @@ class Stack:
     def _worker(self, index: int, run_dir: Path) -> Program:
         device = self.devices[index] if self.devices else ""
         flags = {"device": device, "models": ",".join(self.models)} | _metrics(index)
+        if self.models_dir is not None:
+            # Whoever brings models of their own does not want ours to be the default one.
+            flags |= {"models_dir": str(self.models_dir.absolute()), "models": ",".join(self.models) or _NONE}
         return self._program(Role.WORKER, f"worker-{index}", run_dir, flags)
 
     def _program(self, role: Role, name: str, run_dir: Path, flags: Mapping[str, str]) -> Program:
