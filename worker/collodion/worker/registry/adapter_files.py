@@ -3,25 +3,34 @@
 import re
 
 from collodion.wire.jobs import AdapterKind
+from collodion.worker.adapters.grammar import REFUSED
+from collodion.worker.registry.errors import ModelUnusable
 from collodion.worker.registry.headers import Header
 
-# Weights that are no sum of low-rank products: LoHa, LoKr, OFT, whole differences, (IA)3, DoRA, GLoRA.
-_WHOLE = re.compile(
-    r"\.hada_w|\.lokr_w|\.oft_|\.diff(?:_b)?$|\.on_input$|\.dora_scale$|lora_magnitude_vector|\.a1\.weight$",
-    re.MULTILINE,
-)
+# What is no sum of low-rank products alone: LoHa, LoKr, whole differences, biases.
+_WHOLE = re.compile(r"\.hada_w|\.lokr_w|\.diff(?:_b)?$|\.lora_(?:up|B)(?:\.[\w-]+)?\.bias$", re.MULTILINE)
+# The grammar's, for all keys at once: a directory may hold ten million of them.
+_REFUSED = tuple((re.compile(pattern.pattern, re.MULTILINE), what) for pattern, what in REFUSED)
+# The words come before the pattern because looking for a word takes next to no time.
 _BASES_BY_NAME = (
-    ("qwen-image", re.compile(r"transformer_blocks[._]\d+[._](?:img_mlp|txt_mlp|img_mod|txt_mod)")),
+    (
+        "qwen-image",
+        ("img_mlp", "txt_mlp", "img_mod", "txt_mod"),
+        r"transformer_blocks[._]\d+[._](?:img|txt)_(?:mlp|mod)",
+    ),
     (
         "z-image",
-        re.compile(r"(?:noise_refiner|context_refiner|layers)[._]\d+[._](?:attention|adaLN_modulation|feed_forward)"),
+        ("noise_refiner", "context_refiner", "feed_forward", "_attention_", ".attention."),
+        r"(?:noise_refiner|context_refiner|layers)[._]\d+[._](?:attention|adaLN_modulation|feed_forward)",
     ),
-    ("flux1", re.compile(r"(?:double_blocks|single_blocks|single_transformer_blocks)[._]\d+[._]")),
-    ("sd3", re.compile(r"joint_blocks[._]\d+[._]|transformer_blocks[._]\d+[._]attn[._]add_[kqv]_proj")),
+    (
+        "flux1",
+        ("double_blocks", "single_blocks", "single_transformer_blocks"),
+        r"(?:double_blocks|single_blocks|single_transformer_blocks)[._]\d+[._]",
+    ),
+    ("sd3", ("joint_blocks", "add_k_proj"), r"joint_blocks[._]\d+[._]|transformer_blocks[._]\d+[._]attn[._]add_k_proj"),
 )
-_CROSS_ATTENTION = re.compile(
-    r"attn2[._](?:to_[kv]|processor[._]to_[kv]_lora).*?(?:lora_down|lora_A|lora[._]down|_lora\.down|hada_w1_b|lokr_w2_b)"
-)
+_CROSS_ATTENTION = re.compile(r"attn2[._](?:processor[._])?to_[kv].*(?:down|lora_A|hada_w1_b|lokr_w2_b)")
 _BASES_BY_WIDTH = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
 _SDXL_NAMES = re.compile(
     r"lora_te2_|text_encoder_2\.|_(?:input|output)_blocks_\d+_\d+_transformer_blocks_[1-9]|attentions[._]\d+[._]transformer_blocks[._][1-9]"
@@ -42,23 +51,27 @@ _SAID = {
 
 
 def describe_adapter(header: Header) -> tuple[AdapterKind, str]:
-    """Its kind and base of a file that is a `Kind.ADAPTER`."""
+    """Its kind and base of a file that is a `Kind.ADAPTER`. Raises ModelUnusable."""
     names = "\n".join(header.tensors)
-    kind = AdapterKind.WHOLE if _WHOLE.search(names) else AdapterKind.LOW_RANK
+    endings = "\n".join({"." + ".".join(name.rsplit(".", 3)[1:]) for name in header.tensors})
+    for pattern, what in _REFUSED:
+        if pattern.search(names if pattern.pattern.startswith("^") else endings):
+            raise ModelUnusable(f"{header.path} holds {what}, which is not supported")
+    kind = AdapterKind.WHOLE if _WHOLE.search(endings) else AdapterKind.LOW_RANK
     return kind, _base(header, names)
 
 
 def describe_embedding(header: Header) -> str:
     """The base of a file that is a `Kind.EMBEDDING`."""
-    if {"clip_l", "clip_g"} <= header.tensors.keys():
+    if {"clip_l", "clip_g"} <= header.tensors.keys() or {"text_encoders_0", "text_encoders_1"} <= header.tensors.keys():
         return "sdxl"
     width = next(iter(header.tensors.values())).shape[-1]
     return {768: "sd1", 1024: "sd2"}.get(width, "")
 
 
 def _base(header: Header, names: str) -> str:
-    for base, telling in _BASES_BY_NAME:
-        if telling.search(names):
+    for base, words, pattern in _BASES_BY_NAME:
+        if any(word in names for word in words) and re.search(pattern, names):
             return base
     for name, entry in header.tensors.items():
         if _CROSS_ATTENTION.search(name) and len(entry.shape) >= 2 and entry.shape[1] in _BASES_BY_WIDTH:

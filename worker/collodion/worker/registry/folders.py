@@ -111,7 +111,7 @@ def parts_of(folder: Path, index: Mapping[str, Any]) -> list[Part]:
     return [
         _part(folder, name, entry)
         for name, entry in sorted(index.items())
-        if isinstance(entry, list) and name not in UNUSED and any(entry)
+        if isinstance(entry, list) and any(entry) and name not in UNUSED and not name.startswith("_")
     ]
 
 

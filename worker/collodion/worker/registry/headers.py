@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, BinaryIO, NamedTuple
+from typing import Annotated, Any, BinaryIO, NamedTuple
 
 import msgspec
 
@@ -27,6 +27,7 @@ MAX_HEADER_BYTES = 100_000_000
 """As the safetensors library has it."""
 MAX_TENSORS = 200_000
 _MAX_DIMENSIONS = 8
+_Count = Annotated[int, msgspec.Meta(ge=0)]
 _MAX_QUOTE = 120
 
 ITEM_BYTES: Mapping[str, int] = MappingProxyType(
@@ -93,11 +94,11 @@ def read_header(path: Path) -> Header:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """The file for reading, without a buffer. Raises ModelUnusable, also for an OSError within the context."""
+    """The file for reading. Raises ModelUnusable, also for an OSError within the context."""
     try:
         # A pipe that somebody calls x.safetensors would be waited for until somebody writes into it.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        with os.fdopen(descriptor, "rb", buffering=0) as file:
+        with os.fdopen(descriptor, "rb") as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise ModelUnusable(f"{path} is not a file")
             yield file
@@ -117,15 +118,14 @@ def parse_header(path: Path, raw: bytes, file_bytes: int) -> Header:
     """The header from its JSON, for a file of so many bytes. Raises ModelUnusable; `path` is only for its words."""
     if len(raw) > file_bytes - 8:
         raise _damaged(path, f"its header of {len(raw)} bytes is longer than the file")
-    said = _decoded(path, raw)
-    metadata = _metadata(path, said.pop("__metadata__", {}))
-    if len(said) > MAX_TENSORS:
-        raise _damaged(path, f"it claims to hold {len(said)} tensors")
+    metadata, described = _decoded(path, raw)
+    if len(described) > MAX_TENSORS:
+        raise _damaged(path, f"it claims to hold {len(described)} tensors")
     start = 8 + len(raw)
-    tensors = {name: _entry(path, name, spec, start) for name, spec in said.items()}
+    tensors = {name: _entry(path, name, spec, start) for name, spec in described.items()}
     if any(raw.count(key) != len(tensors) for key in (b'"dtype"', b'"shape"', b'"data_offsets"')):
         _check_unique(path, raw)
-    _check_offsets(path, tensors, start, file_bytes)
+    _check_places(path, tensors, start, file_bytes)
     return Header(path, MappingProxyType(tensors), MappingProxyType(metadata), file_bytes)
 
 
@@ -137,14 +137,34 @@ def _check_length(path: Path, length: int, file_bytes: int) -> None:
         raise ModelUnusable(f"{path} is no safetensors file, or is not complete: {why}")
 
 
-def _decoded(path: Path, raw: bytes) -> dict[str, Any]:
+class _Spec(msgspec.Struct):
+    """What the header says of a tensor."""
+
+    dtype: str
+    shape: tuple[_Count, ...]
+    data_offsets: tuple[_Count, _Count]
+
+
+def _decoded(path: Path, raw: bytes) -> tuple[dict[str, str], dict[str, _Spec]]:
+    """The metadata, and what is said of the tensors."""
     try:
-        said = msgspec.json.decode(raw)
+        said = msgspec.json.decode(raw, type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _damaged(path, f"its header is not JSON ({error})") from error
-    if not isinstance(said, dict):
-        raise _damaged(path, "its header is not a JSON object")
-    return said
+        raise _damaged(path, f"its header is not a JSON object ({error})") from error
+    metadata = said.pop("__metadata__", {})
+    try:
+        return msgspec.convert(metadata, dict[str, str]), msgspec.convert(said, dict[str, _Spec])
+    except msgspec.ValidationError as error:
+        raise _first_wrong(path, said) from error
+
+
+def _first_wrong(path: Path, said: Mapping[str, Any]) -> ModelUnusable:
+    for name, spec in said.items():
+        try:
+            msgspec.convert(spec, _Spec)
+        except msgspec.ValidationError as error:
+            return _damaged(path, f"its header does not describe tensor {_quoted(name)} as it should ({error})")
+    return _damaged(path, "its __metadata__ is not an object of strings")
 
 
 def _check_unique(path: Path, raw: bytes) -> None:
@@ -165,39 +185,30 @@ def _check_unique(path: Path, raw: bytes) -> None:
         raise _damaged(path, f"its header is not JSON ({error})") from error
 
 
-def _metadata(path: Path, said: Any) -> dict[str, str]:
-    if not isinstance(said, dict) or not all(isinstance(value, str) for value in said.values()):
-        raise _damaged(path, "its __metadata__ is not an object of strings")
-    return said
-
-
-def _entry(path: Path, name: str, spec: Any, start: int) -> Entry:
-    try:
-        dtype, shape, (begin, end) = spec["dtype"], spec["shape"], spec["data_offsets"]
-        counts = [*shape, begin, end]
-    except (TypeError, LookupError, ValueError) as error:
-        raise _damaged(path, f"its header does not describe tensor {_quoted(name)} as it should") from error
-    if type(shape) is not list or not all(type(count) is int and count >= 0 for count in counts):
-        raise _damaged(path, f"tensor {_quoted(name)} has sizes or places that are no whole numbers")
-    item = ITEM_BYTES.get(dtype) if isinstance(dtype, str) else None
+def _entry(path: Path, name: str, spec: _Spec, start: int) -> Entry:
+    shape, (begin, end) = spec.shape, spec.data_offsets
+    item = ITEM_BYTES.get(spec.dtype)
     if item is None:
-        raise ModelUnusable(f"{path}: tensor {_quoted(name)} is stored as {_quoted(dtype)}, which is not supported")
+        raise ModelUnusable(
+            f"{path}: tensor {_quoted(name)} is stored as {_quoted(spec.dtype)}, which is not supported"
+        )
     if len(shape) > _MAX_DIMENSIONS:
         raise _damaged(path, f"tensor {_quoted(name)} has {len(shape)} dimensions")
     if end - begin != math.prod(shape) * item:
-        raise _damaged(
-            path, f"tensor {_quoted(name)} of shape {shape} and dtype {dtype} does not take {end - begin} bytes"
-        )
-    return Entry(dtype, tuple(shape), start + begin, start + end)
+        what = f"tensor {_quoted(name)} of shape {list(shape)} and dtype {spec.dtype}"
+        raise _damaged(path, f"{what} does not take {end - begin} bytes")
+    return Entry(spec.dtype, shape, start + begin, start + end)
 
 
-def _check_offsets(path: Path, tensors: Mapping[str, Entry], start: int, file_bytes: int) -> None:
+def _check_places(path: Path, tensors: Mapping[str, Entry], start: int, file_bytes: int) -> None:
     """In the file, one behind the other, none over another."""
+    places = [(entry.begin, entry.end, name) for name, entry in tensors.items()]
+    places.sort()
     place = start
-    for name, entry in sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].end)):
-        if entry.begin != place:
+    for begin, end, name in places:
+        if begin != place:
             raise _damaged(path, f"tensor {_quoted(name)} lies over another one, or behind a gap")
-        place = entry.end
+        place = end
     if place > file_bytes:
         raise ModelUnusable(f"{path} is not complete: {place} bytes are described, and the file has {file_bytes}")
     if place < file_bytes:

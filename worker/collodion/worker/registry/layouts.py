@@ -47,6 +47,7 @@ def unet_config(header: Header, published: Mapping[str, Any]) -> _Config:
         "attention_head_dim": [width // _HEAD_WIDTH for width in channels]
         if linear
         else published["attention_head_dim"],
+        **blocks.conditions(published),
     }
 
 
@@ -156,6 +157,13 @@ class _Blocks:
     def depth(self, transformer: str) -> int:
         """How many blocks this transformer has, 0 if it is not there."""
         return len(_numbers(self._header, re.escape(f"{UNET}{transformer}.transformer_blocks.") + r"(\d+)\."))
+
+    def conditions(self, published: Mapping[str, Any]) -> _Config:
+        """What the denoiser is told beside texts and time: sizes and a pooled text in SDXL, nothing else in any that we know."""
+        there = UNET + "label_emb.0.0.weight" in self._header.tensors
+        if there != (published.get("addition_embed_type") is not None):
+            raise self.strange("it is told more, or less, than texts and time (unCLIP, upscaling)")
+        return {"projection_class_embeddings_input_dim": self.width("label_emb.0.0.weight", 1)} if there else {}
 
     def context_width(self) -> int:
         """Of the texts that it attends to."""

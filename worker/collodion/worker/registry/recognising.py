@@ -12,8 +12,8 @@ _ADAPTER = re.compile(
     r"lora_(?:up|down|mid|[AB])\b|[._]lora\.|lora_magnitude_vector|\.hada_w|\.lokr_w|\.oft_|\.diff(?:_b)?$|\.dora_scale$|\.on_input$|\.a1\.weight$",
     re.MULTILINE,
 )
-_EMBEDDINGS = frozenset({"emb_params", "clip_l", "clip_g", "t5xxl"})
-_WIDEST_EMBEDDING = 4096
+_EMBEDDINGS = frozenset({"emb_params", "clip_l", "clip_g", "t5xxl", "text_encoders_0", "text_encoders_1"})
+_WIDEST = 8192  # of the text encoders that words are taught to
 _MOST_VECTORS = 1024  # of an embedding
 
 
@@ -89,10 +89,12 @@ def vae_prefix(header: Header) -> str | None:
 
 
 def _is_embedding(header: Header) -> bool:
-    if not header.tensors or (len(header.tensors) > 1 and not set(header.tensors) <= _EMBEDDINGS):
+    """Vectors under a name of their own, or, as diffusers saves them, under the word that they are to be."""
+    names = header.tensors.keys()
+    if not names or not (names <= _EMBEDDINGS or (len(names) == 1 and not min(names).endswith((".weight", ".bias")))):
         return False
     return all(_is_vectors(entry.shape) for entry in header.tensors.values())
 
 
 def _is_vectors(shape: tuple[int, ...]) -> bool:
-    return 0 < len(shape) <= 2 and shape[-1] <= _WIDEST_EMBEDDING and (len(shape) == 1 or shape[0] <= _MOST_VECTORS)
+    return 0 < len(shape) <= 2 and shape[-1] <= _WIDEST and (len(shape) == 1 or shape[0] <= _MOST_VECTORS)
