@@ -114,7 +114,7 @@ def test_a_spilled_latent_leaves_the_device_without_waiting_and_goes_on_as_it_wa
     shapes.step([kept]).span.wait()
     shapes.step([spilled]).span.wait()
     assert bool((kept.trajectory.state == spilled.trajectory.state).all())
-    assert spilled.conditioning.prompt.is_cuda
+    assert spilled.conditioning.texts[0]["states"].is_cuda
 
 
 def test_the_gap_between_two_steps_is_measured_on_the_device(shapes):
