@@ -85,20 +85,23 @@ class Facts:
 class Rows:
     """One model call. inputs: (rows, C, H, W), of the model's dtype. timesteps: float32 (rows,), as the scheduler counts them.
 
-    texts: each with the rows before its own axes. guidance: float32 (rows,).
+    texts: each with the rows before its own axes. guidance: float32 (rows,). lengths: how many tokens the texts of each row have; rows that
+    only fill the call up have none.
     """
 
     inputs: torch.Tensor
     timesteps: torch.Tensor
     texts: Texts
     guidance: torch.Tensor
+    lengths: tuple[int, ...]
 
 
 class Architecture(ABC):
     """One architecture around one loaded diffusers pipeline. `denoiser` is the part that is called at every step.
 
     `spared` are parts of the pipeline that a model may come without. `gpu_dtype`: what it computes in on a GPU, unless the settings name
-    a precision. `unadapted` are beginnings of paths ("transformer.cap_embedder") of modules that are not called row by row.
+    a precision. `noise_dtype`: what a latent's noise is drawn in, if not in that. `unadapted` are beginnings of paths
+    ("transformer.cap_embedder") of modules that are not called row by row.
     """
 
     family: ClassVar[str]
@@ -110,6 +113,7 @@ class Architecture(ABC):
     unadapted: ClassVar[tuple[str, ...]] = ()
     spared: ClassVar[tuple[str, ...]] = ()
     gpu_dtype: ClassVar[torch.dtype] = torch.float16
+    noise_dtype: ClassVar[torch.dtype | None] = None
 
     def __init__(self, pipeline: Any) -> None:
         self.pipeline = pipeline
@@ -202,6 +206,11 @@ def collate(texts: Sequence[Texts], size: int) -> dict[str, torch.Tensor]:
             tensors = [pad(tensor, longest) for tensor in tensors]
         collated[name] = pad(torch.stack(tensors), size)
     return collated
+
+
+def length(texts: Texts) -> int:
+    """How many tokens the longest of these texts has."""
+    return max((len(tensor) for tensor in texts.values() if tensor.dim() > 1), default=0)
 
 
 def pad(rows: torch.Tensor, size: int) -> torch.Tensor:

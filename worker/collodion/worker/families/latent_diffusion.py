@@ -107,7 +107,8 @@ class LatentDiffusion:
         parameters = plan.parameters
         shape = self._architecture.latent_shape(parameters.width, parameters.height)
         with memory_errors():
-            noise = NoiseSource(seed, shape, self._device.dtype, self._architecture.sampler_noise)
+            dtype = self._architecture.noise_dtype or self._device.dtype
+            noise = NoiseSource(seed, shape, dtype, self._architecture.sampler_noise)
             drawn = beginning(conditioning.start, parameters.strength, self._vae, noise, self._architecture.sees_masks)
             trajectory = Trajectory.begin_from(plan.table, noise, drawn.noise, drawn.clean, self._device.place)
             channels = None if drawn.channels is None else drawn.channels.to(self._device.dtype)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from collodion.worker.adapters.selection import Row, Selection
-from collodion.worker.families.architecture import Rows, collate, pad
+from collodion.worker.families.architecture import Rows, collate, length, pad
 from collodion.worker.families.denoising import Denoising
 from collodion.worker.families.device import Device
 
@@ -33,8 +33,9 @@ class StepBatch:
         self._guided = [row for row, ours in enumerate(texts) if len(ours) > 1]
         self._rows = len(states) + len(self._guided)
         self.size = max(size, self._rows)
-        prompts, negatives = [ours[0] for ours in texts], [texts[row][1] for row in self._guided]
-        self._texts = collate([*prompts, *negatives], self.size)
+        rows = [*(ours[0] for ours in texts), *(texts[row][1] for row in self._guided)]
+        self._texts = collate(rows, self.size)
+        self._lengths = tuple(map(length, rows))
         self.guided = torch.tensor(self._guided, dtype=torch.int64).to(device.place)
         self._order = [*range(len(states)), *self._guided]
         scales = torch.tensor([states[row].guidance_scale for row in self._order], dtype=torch.float32)
@@ -50,7 +51,7 @@ class StepBatch:
         # Whole numbers become float32 inside of a UNet before anything else, too.
         timesteps = torch.tensor([self.trajectories[row].timestep for row in self._order], dtype=torch.float32)
         timesteps = pad(timesteps, self.size).to(self._device.place, non_blocking=True)
-        return Rows(inputs, timesteps, self._texts, self._guidance)
+        return Rows(inputs, timesteps, self._texts, self._guidance, self._lengths)
 
     def guide(
         self,
