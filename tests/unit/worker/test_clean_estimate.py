@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
 from collodion.wire.jobs import LatentId
 from collodion.worker.families.clean_estimate import CleanEstimate
@@ -18,6 +18,16 @@ def test_the_estimate_is_that_of_diffusers(kind: str, timestep: int) -> None:
     x, output = torch.randn((2, 1, 4, 8, 8), generator=torch.Generator().manual_seed(1)).unbind()
     expected = scheduler.step(output, timestep, x).pred_original_sample
     assert torch.allclose(CleanEstimate(scheduler)(x, output, timestep), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("sigma", [1.0, 0.6, 0.01])
+def test_the_estimate_for_flow_matching_is_where_one_step_of_diffusers_leads(sigma: float) -> None:
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0)
+    scheduler.set_timesteps(sigmas=[sigma])
+    x, output = torch.randn((2, 1, 4, 8, 8), generator=torch.Generator().manual_seed(1)).unbind()
+    timestep = scheduler.timesteps[0]
+    expected = scheduler.step(output, timestep, x).prev_sample
+    assert torch.allclose(CleanEstimate(scheduler)(x, output, float(timestep)), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "euler", "heun", "dpmpp_2m"])

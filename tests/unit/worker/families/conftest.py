@@ -39,19 +39,20 @@ def load_family(family_folder: Callable[[str], Path]) -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def reference_of(family_folder: Callable[[str], Path]) -> Callable[..., Any]:
-    """A tiny model as diffusers' pipeline of this class (by default the one it was saved as)."""
+    """A tiny model as diffusers' pipeline of this class (by default the one it was saved as), in this dtype (float32)."""
     import diffusers
 
-    loaded: dict[tuple[str, str], Any] = {}
+    loaded: dict[tuple[Any, ...], Any] = {}
     without = {"sd1": ["safety_checker"], "sd2": ["safety_checker"], "sd3": ["text_encoder_3", "tokenizer_3"]}
 
-    def load(name: str, pipeline_class: str = "DiffusionPipeline") -> Any:
-        if (name, pipeline_class) not in loaded:
+    def load(name: str, pipeline_class: str = "DiffusionPipeline", dtype: Any = None) -> Any:
+        key = (name, pipeline_class, dtype)
+        if key not in loaded:
             extra = dict.fromkeys(without.get(name.split("_")[0], ()))
             made = getattr(diffusers, pipeline_class).from_pretrained(family_folder(name), **extra)
             made.set_progress_bar_config(disable=True)
             made.own_config = dict(made.scheduler.config)
-            loaded[name, pipeline_class] = made
-        return loaded[name, pipeline_class]
+            loaded[key] = made if dtype is None else made.to(dtype)
+        return loaded[key]
 
     return load

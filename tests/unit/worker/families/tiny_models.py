@@ -178,7 +178,7 @@ def t5(tokenizer: Any) -> T5EncoderModel:
     return T5EncoderModel(T5Config(vocab_size=len(tokenizer), feed_forward_proj="gated-gelu", **sizes))
 
 
-def stable_diffusion_3(*, with_t5: bool = True, **options: Any) -> StableDiffusion3Pipeline:
+def stable_diffusion_3(*, with_t5: bool = True, by_size: bool = False, **options: Any) -> StableDiffusion3Pipeline:
     tokenizer, tokenizer_3 = clip_tokenizer(), t5_tokenizer() if with_t5 else None
     transformer = SD3Transformer2DModel(
         sample_size=8,
@@ -193,7 +193,7 @@ def stable_diffusion_3(*, with_t5: bool = True, **options: Any) -> StableDiffusi
     )
     return StableDiffusion3Pipeline(
         transformer=vivid(transformer),
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=by_size),
         vae=autoencoder(**FLOW_VAE, scaling_factor=1.5305, shift_factor=0.0609),
         text_encoder=clip(tokenizer, projected=True),
         tokenizer=tokenizer,
@@ -211,6 +211,11 @@ def sd3() -> Any:
 
 def sd35() -> Any:
     return stable_diffusion_3(qk_norm="rms_norm", dual_attention_layers=(0,))
+
+
+def sd35_by_size() -> Any:
+    """With a schedule that depends on the picture's size, which its pipeline can do, too."""
+    return stable_diffusion_3(by_size=True, qk_norm="rms_norm")
 
 
 def flux(**scheduler: Any) -> FluxPipeline:
@@ -252,6 +257,7 @@ MODELS: dict[str, Callable[[], Any]] = {
     "sdxl_turbo": sdxl_turbo,
     "sd3": sd3,
     "sd35": sd35,
+    "sd35_by_size": sd35_by_size,
     "flux_dev": flux_dev,
     "flux_schnell": flux_schnell,
 }
