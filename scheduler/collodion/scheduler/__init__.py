@@ -5,10 +5,14 @@ ids                names of jobs, in the order of acceptance
 book, journal      every job there is, by all that it is asked for by; where jobs are kept
 backlog            latents that wait for a worker, in the policy's order
 fleet, frontends   the peers: what is known of them, and whether they live
+demand, loads      which models are asked for, and what loading one takes
+placement          where there is room for a model, and in whose place
+residency          which models each worker is to have in memory
+catalogue          what frontends are told of models
 watchers           the calls that watch a job, and what each was told
 events             what the core hears and what it answers with
 views, listing     what a client is shown of a job, of many
-intake, reports    what a message of a frontend, of a worker, does
+intake, reports    what a message of a frontend, of a worker, does; model_calls: LoadModel and UnloadModel
 lifecycle          what happens to a job, and who is told
 dispatch, policy   which latents each worker is to run; what a policy is asked
 baselines          the policies of other servers, to be measured beside

@@ -3,7 +3,8 @@
 1. Of jobs that come together (door.py) those worth most for their device time are judged first.
 2. A job that cannot be promised is, by its own wish, refused with a counter-offer, promised with fewer steps, or accepted without a
    promise. What is offered has been tried.
-3. Judging costs time, and that is bounded: each second has a budget of latents that may be played forward. Once that is spent a job is
+3. Nothing is promised of a model that is not in memory. Who would be refused for it is told when it will be, and it is loaded.
+4. Judging costs time, and that is bounded: each second has a budget of latents that may be played forward. Once that is spent a job is
    tried on one worker only, and one late deadline is tried for an offer. That is as safe, and promises less.
 """
 
@@ -12,8 +13,10 @@ from dataclasses import dataclass
 
 from collodion.scheduler.job import Job
 from collodion.scheduler.planner import Planner, Trial
+from collodion.scheduler.residency import ResidencyRule
 from collodion.scheduler.shares import Shares
 from collodion.scheduler.slack import Slack
+from collodion.scheduler.wording import span
 from collodion.wire.jobs import DeadlinePolicy, Reason
 from collodion.wire.to_frontend import CounterOffer, TierInfo
 
@@ -46,10 +49,11 @@ class Verdict:
 class Admission:
     """Judges jobs that have a deadline."""
 
-    def __init__(self, policy: Slack, shares: Shares, tiers: Sequence[TierInfo]) -> None:
+    def __init__(self, policy: Slack, shares: Shares, residency: ResidencyRule, tiers: Sequence[TierInfo]) -> None:
         self._policy = policy
         self._planner: Planner = policy.planner
         self._shares = shares
+        self._residency = residency
         self._tiers = tiers
         self._second = 0.0
         self._played_before = 0
@@ -83,6 +87,10 @@ class Admission:
         self._planner.searches_wide = not (self._hurries or self._policy.fillers.busy(now))
         if job.deadline is None:
             return Verdict(job)
+        model = job.spec.parameters.model
+        ready_s = None if self._planner.serves(model) else self._residency.ready_in(model)
+        if ready_s is not None:
+            return self._cold(job, ready_s, now)
         if self._policy.may_promise(job, now):
             if self._promise(job, now):
                 return Verdict(job)
@@ -97,6 +105,20 @@ class Admission:
             self._policy.hope(job)
             return Verdict(job)
         return self._refusal(job, now)
+
+    def _cold(self, job: Job, ready_s: float, now: float) -> Verdict:
+        """The job's model is not in memory, and can be in so many seconds."""
+        if job.spec.deadline_policy is DeadlinePolicy.BEST_EFFORT:
+            self._policy.hope(job)
+            return Verdict(job)
+        self._residency.refused(job.spec.parameters.model, now)
+        alone_s = self._planner.alone_s(job.spec.parameters)
+        offer = None
+        if alone_s is not None:
+            finish = now + ready_s + alone_s * _LONGER
+            offer = CounterOffer(finish, tier=self._tier(job, finish - now))
+        message = f"the model {job.spec.parameters.model} has to be loaded first: it is there in about {span(ready_s)}"
+        return Verdict(job, Reason.DEADLINE_INFEASIBLE, message, max(ready_s, _LATER_S), offer)
 
     def _could_ever(self, job: Job, now: float) -> bool:
         """Whether it is for want of room that it cannot be promised: on an empty fleet it could be."""

@@ -6,7 +6,7 @@
 """
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 
 from collodion.scheduler.job import Latent, Rank
 
@@ -89,10 +89,18 @@ class Backlog:
         heads = [self._models[model].head() for model in models if model in self._models]
         return min(heads, key=lambda latent: latent.rank, default=None)
 
+    def first_for(self, models: Container[str], like: Latent, count: int) -> list[Latent]:
+        """The first `count` latents of this one's key, in order; none if its model is none of these."""
+        return self.first(like.model, like.key, count) if like.model in models else []
+
     def first(self, model: str, key: str, count: int) -> list[Latent]:
         """The first `count` latents of a key, in order."""
         line = self._keys.get(model, {}).get(key)
         return line.first(count) if line and count > 0 else []
+
+    def models(self) -> Iterable[str]:
+        """The models that something waits for."""
+        return self._models.keys()
 
     def count(self, model: str, key: str | None = None) -> int:
         """How many wait for this model, or for one key of it."""

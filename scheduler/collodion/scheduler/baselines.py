@@ -47,7 +47,7 @@ class InOrder(Unplanned):
         """See the class."""
         held = worker.runnable()
         takes = min(worker.room, share, worker.cap)
-        waiting = situation.backlog.head(worker.model_names) if takes > 0 else None
+        waiting = situation.backlog.head(worker.takes) if takes > 0 else None
         heads = [*held[:1], *([waiting] if waiting else [])]
         if not heads:
             return Choice()
@@ -67,11 +67,11 @@ class InOrder(Unplanned):
     def _line(
         self, worker: Worker, backlog: Backlog, first: Latent, mine: list[Latent], takes: int
     ) -> tuple[Latent, ...]:
-        newcomers = backlog.first(first.model, first.key, min(takes, 1))
+        newcomers = backlog.first_for(worker.takes, first, min(takes, 1))
         if newcomers:
             # Only those that will be chosen are taken out: with a full line that is none, whatever waits.
             ahead = sum(latent.rank < newcomers[0].rank for latent in mine)
-            newcomers = backlog.first(first.model, first.key, min(takes, 2 * worker.cap - ahead))
+            newcomers = backlog.first_for(worker.takes, first, min(takes, 2 * worker.cap - ahead))
         return tuple(sorted([*mine, *newcomers], key=_rank)[: 2 * worker.cap])
 
 
@@ -109,7 +109,7 @@ class Static(Unplanned):
         ready: Latent | None = None
         wake: float | None = None
         full = min(self._size, worker.cap)
-        for model in worker.model_names:
+        for model in worker.takes:
             for _, count, oldest in situation.backlog.keys(model):
                 due = oldest.job.created + self._timeout_s
                 if count < full and situation.now < due:

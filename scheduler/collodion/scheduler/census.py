@@ -7,7 +7,7 @@ from collodion.scheduler.book import JobBook
 from collodion.scheduler.cost_model import CostModel
 from collodion.scheduler.fleet import Fleet
 from collodion.scheduler.transitions import JOB_ENDS
-from collodion.wire.jobs import JobState, Stage
+from collodion.wire.jobs import JobState, Residency, Stage
 
 _DEVICE_KINDS = 32  # said at most; a fleet of more is none
 
@@ -18,7 +18,7 @@ class Census:
 
     Queued latents are held by no worker: they wait in the backlog, or, if they are promised, in the line of one. `work_s` is the device
     time that unfinished jobs take in all, in the best of company, over the number of workers; `margins` are the largest of each
-    kind of device.
+    kind of device. Copies are counted once for each worker that has, or could have, the model.
     """
 
     jobs: Counter[JobState]
@@ -30,9 +30,11 @@ class Census:
     workers: int
     frontends: int
     margins: dict[str, float]
+    copies: Counter[Residency]
+    waiting_models: int
 
 
-def census(book: JobBook, fleet: Fleet, costs: CostModel, frontends: int) -> Census:
+def census(book: JobBook, fleet: Fleet, costs: CostModel, frontends: int, waiting_models: int) -> Census:
     """Counts; O(number of unfinished latents)."""
     stages = Counter(dict.fromkeys(Stage, 0))  # a stage that nothing is in any more has to be shown as 0
     queued = promised = 0
@@ -52,6 +54,8 @@ def census(book: JobBook, fleet: Fleet, costs: CostModel, frontends: int) -> Cen
         workers=len(fleet.workers),
         frontends=frontends,
         margins=_margins(fleet, costs),
+        copies=_copies(fleet),
+        waiting_models=waiting_models,
     )
 
 
@@ -62,3 +66,10 @@ def _margins(fleet: Fleet, costs: CostModel) -> dict[str, float]:
         if device in kinds:
             largest[device] = max(largest.get(device, 0.0), errors.margin)
     return largest
+
+
+def _copies(fleet: Fleet) -> Counter[Residency]:
+    counts = Counter(dict.fromkeys(Residency, 0))
+    for worker in fleet.workers.values():
+        counts.update(status.residency for status in worker.statuses.values())
+    return counts

@@ -54,6 +54,22 @@ class SchedulerConfig:
         "Saved profiles to begin with: FILE, or FILE:NAME=MODEL/WxH, with @DEVICE KIND or without; "
         "without one the first jobs of a size find its costs.",
     )
+    load_mib_s: float = setting(
+        500.0,
+        "How many MiB of a model a worker loads in a second, until loads were measured; wrong ones make early refusals name wrong times.",
+        low=0.1,
+    )
+    turn_s: float = setting(
+        10.0,
+        "How long a model waits for one that is busy all the time, at least; short ones load often, long ones let its jobs wait.",
+        low=0,
+        high=86_400,
+    )
+    copy_loads: float = setting(
+        4.0,
+        "A further copy is loaded once what waits for a model takes so many times what loading does; low ones crowd out other models.",
+        low=0,
+    )
     max_jobs: int = setting(
         10_000, "Unfinished jobs at most; beyond it requests are refused, so it bounds memory.", low=1
     )

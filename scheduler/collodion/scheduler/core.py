@@ -10,9 +10,11 @@ from collodion.scheduler.admission import Admission
 from collodion.scheduler.backlog import Backlog
 from collodion.scheduler.baselines import InOrder, Static
 from collodion.scheduler.book import JobBook
+from collodion.scheduler.catalogue import catalogue
 from collodion.scheduler.census import Census, census
 from collodion.scheduler.config import PolicyName, SchedulerConfig
 from collodion.scheduler.cost_model import CostModel
+from collodion.scheduler.demand import Demand
 from collodion.scheduler.dispatch import Dispatch
 from collodion.scheduler.door import Door
 from collodion.scheduler.events import (
@@ -33,10 +35,12 @@ from collodion.scheduler.frontends import Frontend, Frontends
 from collodion.scheduler.ids import NewJobId
 from collodion.scheduler.intake import Intake
 from collodion.scheduler.lifecycle import Lifecycle
+from collodion.scheduler.model_calls import ModelCalls
 from collodion.scheduler.planner import Planner
 from collodion.scheduler.policy import Policy
 from collodion.scheduler.prediction import Prediction
 from collodion.scheduler.reports import Reports
+from collodion.scheduler.residency import ResidencyRule
 from collodion.scheduler.shares import Shares
 from collodion.scheduler.slack import Slack
 from collodion.scheduler.watchers import Watchers
@@ -60,16 +64,20 @@ class Core:
         self.watchers = Watchers(self._outbox)
         backlog = Backlog()
         planner = Planner(self.fleet, self.costs, full_batches=config.policy is PolicyName.EDF_PREDICT)
-        policy, admission = _policy(config, planner, backlog)
+        self.residency = ResidencyRule(incarnation, config, self.fleet, Demand(backlog), planner, self._outbox)
+        self._model_calls = ModelCalls(self.fleet, self.residency, self._outbox)
+        policy, admission = _policy(config, planner, backlog, self.residency)
         self.dispatch = Dispatch(incarnation, self.fleet, policy, backlog, self.costs, self._outbox)
         self.frontends = Frontends(self._outbox)
-        prediction = Prediction(self.fleet, backlog, self.costs, policy)
+        prediction = Prediction(self.fleet, backlog, self.costs, policy, self.residency)
         self._lifecycle = Lifecycle(self.book, self.watchers, self.dispatch, prediction, self._outbox)
-        self._reports = Reports(incarnation, self.fleet, self.dispatch, self._lifecycle, self.watchers, self.costs)
-        self._catalogue_version, self._catalogue = self.fleet.version, self._new_catalogue()
+        self._reports = Reports(
+            incarnation, self.fleet, self.dispatch, self._lifecycle, self.watchers, self.costs, self.residency
+        )
+        self._catalogue_version, self._catalogue = self._version, catalogue(config, self.fleet, self.residency)
         window_s = config.admission_window_s if config.policy is PolicyName.SLACK else 0.0
         self._door = Door(admission, window_s, self._lifecycle)
-        explainer = Explainer(config, self.fleet, backlog, self.costs, planner, policy, prediction)
+        explainer = Explainer(config, self.fleet, backlog, self.costs, planner, policy, prediction, self.residency)
         self._intake = Intake(
             config,
             self.book,
@@ -79,6 +87,8 @@ class Core:
             self._door,
             planner,
             explainer,
+            self.residency,
+            self._model_calls,
             self._outbox,
             new_job_id,
         )
@@ -97,29 +107,38 @@ class Core:
             self._send_failed(event)
         self._pass_time(now)
         self._door.open(now)
+        self._settle_models(now)
         self.dispatch.settle(now)
         while hopeless := self.dispatch.hopeless():
             for job in hopeless:
                 self._lifecycle.give_up(job, now)
             self.dispatch.settle(now)
-        if self._catalogue_version != self.fleet.version:
-            self._catalogue_version, self._catalogue = self.fleet.version, self._new_catalogue()
+        if self._catalogue_version != self._version:
+            self._catalogue_version = self._version
+            self._catalogue = catalogue(self._config, self.fleet, self.residency)
         self.frontends.offer(self._catalogue)
         return self._outbox.take()
 
     def next_wake(self) -> float:
         """When time alone will change something (Unix seconds): `handle(Ticked())` is due then."""
-        times = (self._next_beat, self._lifecycle.graces.next(), self.dispatch.wake(), self._door.next())
+        times = (
+            self._next_beat,
+            self._lifecycle.graces.next(),
+            self.dispatch.wake(),
+            self._door.next(),
+            self.residency.wake(),
+        )
         return min(when for when in times if when is not None)
 
     def census(self) -> Census:
         """How many of everything there are; O(number of unfinished latents)."""
         frontends = sum(1 for _ in self.frontends.present())
-        return census(self.book, self.fleet, self.costs, frontends)
+        return census(self.book, self.fleet, self.costs, frontends, self.residency.waiting())
 
     def mend(self, event: Event, now: float) -> list[Command]:
         """After `handle` raised: what was decided until then, and a refusal for the call that could not be handled."""
         self.book.recount()
+        self.residency.mend()
         self._door.mend(list(self.book.live.values()))
         self._lifecycle.mend(self._config.grace_s, now)
         if isinstance(event, FrontendSaid) and not isinstance(event.message, FrontendBeat | LeaveJob):
@@ -145,10 +164,19 @@ class Core:
         elif isinstance(event.message, Catalogue):
             self.frontends.missed_catalogue(event.peer)
 
-    def _new_catalogue(self) -> Catalogue:
-        models = self.fleet.models()
-        default = self._config.default_model or (models[0][0].name if models else "")
-        return Catalogue(models, self._config.tier_infos(), default, self._config.default_tier)
+    # -------------------------------------------------------------- models
+
+    def _settle_models(self, now: float) -> None:
+        for worker in self.residency.settle(now):
+            self.dispatch.serve(worker, now)
+        for model, reason in self.residency.placement.unusable():
+            self._lifecycle.fail_waiting(model, reason, now)
+        self._model_calls.answer()
+
+    @property
+    def _version(self) -> tuple[int, int]:
+        """Of what the catalogue tells."""
+        return self.fleet.version, self.residency.version
 
     # -------------------------------------------------------------- time
 
@@ -181,7 +209,9 @@ class Core:
             self._outbox.add(TellWorker(worker.peer, beat))
 
 
-def _policy(config: SchedulerConfig, planner: Planner, backlog: Backlog) -> tuple[Policy, Admission | None]:
+def _policy(
+    config: SchedulerConfig, planner: Planner, backlog: Backlog, residency: ResidencyRule
+) -> tuple[Policy, Admission | None]:
     """The policy of the settings, and who judges its jobs; None: all are accepted."""
     name = config.policy
     if name is PolicyName.STATIC:
@@ -189,6 +219,6 @@ def _policy(config: SchedulerConfig, planner: Planner, backlog: Backlog) -> tupl
     if name in (PolicyName.SLACK, PolicyName.EDF_PREDICT):
         shares = Shares()
         policy = Slack(planner, backlog, shares, config.patience_s, offers_again=name is PolicyName.SLACK)
-        return policy, Admission(policy, shares, config.tier_infos())
+        return policy, Admission(policy, shares, residency, config.tier_infos())
     by_deadline, drop = name is PolicyName.EDF_DROP, name in (PolicyName.EDF_DROP, PolicyName.FIFO_DROP)
     return InOrder(by_deadline, drop), None

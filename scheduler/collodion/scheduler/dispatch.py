@@ -69,6 +69,11 @@ class Dispatch:
         """The worker is gone; its latents are the caller's."""
         self._policy.lose(worker)
 
+    def serve(self, worker: Worker, now: float) -> None:
+        """The worker takes latents of other models than before."""
+        self._policy.serve(worker, now)
+        self.concern(worker)
+
     def observe(self, worker: Worker, stepped: Collection[LatentId], boundary: float, now: float) -> None:
         """The worker reported how far it had stepped these latents by this boundary."""
         if worker.confirmed == worker.number and stepped:

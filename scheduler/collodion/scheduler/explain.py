@@ -21,6 +21,7 @@ from collodion.scheduler.plans import WorkerPlan
 from collodion.scheduler.policy import Policy
 from collodion.scheduler.prediction import Prediction
 from collodion.scheduler.remedies import Remedies
+from collodion.scheduler.residency import ResidencyRule
 from collodion.scheduler.slack import Slack
 from collodion.scheduler.wording import counted, listed, moment, span
 from collodion.wire.jobs import JobState, Stage
@@ -41,6 +42,7 @@ class Explainer:
         planner: Planner,
         policy: Policy,
         prediction: Prediction,
+        residency: ResidencyRule,
     ) -> None:
         self._config = config
         self._fleet = fleet
@@ -48,6 +50,7 @@ class Explainer:
         self._planner = planner
         self._slack = policy if isinstance(policy, Slack) else None
         self._prediction = prediction
+        self._residency = residency
         self._remedies = Remedies(config.tier_infos(), fleet, costs, planner, self._slack)
 
     def explain(self, job: Job, now: float) -> Explanation:
@@ -59,14 +62,31 @@ class Explainer:
             left_s = (job.parked_until or now) - now
             said = f"it is set aside, because its client hung up, and cancelled in {span(left_s)}"
             return Explanation(said, ("a client that watches it again: then it goes on",))
+        held = {latent.worker for latent in job.unfinished()} - {None}
         workers = [worker for worker in self._fleet.with_model(model) if worker.cap > 0]
+        workers = workers or [self._fleet.workers[peer] for peer in held if peer is not None]
         if not workers:
-            return Explanation(f"it waits for a worker that has the model {model}: none is alive", ("such a worker",))
+            return self._cold(job, model, now)
         finish = self._prediction.finish(job, now)
         if self._slack is not None and finish is not None and not all(map(self._is_in_line, job.unfinished())):
             finish = max(finish, self._remedies.behind_promises(job, now) or finish)
         summary = self._waits_for(job, workers, now) + self._deadline(job, finish, now)
         return Explanation(summary, self._remedies.of(job, finish, now))
+
+    def _cold(self, job: Job, model: str, now: float) -> Explanation:
+        """Of a job whose model no worker has in memory."""
+        if not any(worker.cap > 0 for worker in self._fleet.knowing(model)):
+            return Explanation(f"it waits for a worker that has the model {model}: none is alive", ("such a worker",))
+        finish, ready_s = self._prediction.finish(job, now), self._residency.ready_in(model)
+        to_go = f", about {span(ready_s)} to go" if ready_s is not None else ""
+        if self._residency.is_coming(model):
+            return Explanation(f"it waits for the model {model} to load{to_go}" + self._deadline(job, finish, now))
+        turn = self._residency.makes_way(model)
+        if turn is not None:
+            place = f"{listed(turn[1])} at {turn[0]} to be done with what they have begun, and then for {model} to load"
+            return Explanation(f"it waits for {place}" + self._deadline(job, finish, now))
+        busy = f"it waits for room for the model {model}: all that could make way is in use or pinned"
+        return Explanation(busy, ("more memory for models (model_mib), or another worker that has the model",))
 
     def _waits_for(self, job: Job, workers: Sequence[Worker], now: float) -> str:
         unfinished = list(job.unfinished())

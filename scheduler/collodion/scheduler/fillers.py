@@ -51,7 +51,7 @@ class Fillers:
         """The least rank of what the worker holds in no line, and of what waits if it may take any."""
         own = (latent for latent in worker.held.values() if latent.planned is None and latent.runnable)
         mine = min(own, key=_rank, default=None)
-        head = self._backlog.head(worker.model_names) if takes > 0 else None
+        head = self._backlog.head(worker.takes) if takes > 0 else None
         return min((latent for latent in (mine, head) if latent is not None), key=_rank, default=None)
 
     def join(self, plan: WorkerPlan, first: Latent, takes: int, now: float) -> float | None:
@@ -87,7 +87,7 @@ class Fillers:
         if first.suspect and any(latent.stage is Stage.DECODING for latent in worker.held.values()):
             return []  # should it kill the worker, it is to be plain that it was this one
         mine = [latent for latent in worker.held.values() if latent.runnable and latent.key == first.key]
-        waiting = self._backlog.first(first.model, first.key, min(takes, worker.cap))
+        waiting = self._backlog.first_for(worker.takes, first, min(takes, worker.cap))
         return sorted((*mine, *waiting), key=_rank)[: worker.cap]
 
     def _wanted(self, plan: WorkerPlan, first: Latent, takes: int, now: float) -> list[Latent]:
@@ -99,9 +99,8 @@ class Fillers:
         free = cap - sum(task.key == leader.key for task in plan.position.order)
         held = plan.worker.held.values()
         mine = [one for one in held if one.planned is None and one.runnable and one.key == leader.key]
-        wanted = sorted((*mine, *self._backlog.first(leader.model, leader.key, min(takes, free))), key=_rank)[
-            : max(0, free)
-        ]
+        newcomers = self._backlog.first_for(plan.worker.takes, leader, min(takes, free))
+        wanted = sorted((*mine, *newcomers), key=_rank)[: max(0, free)]
         if first.key != leader.key and (first.worker is not None or takes > sum(one.worker is None for one in wanted)):
             known = plan.costs.of(first.key) is not None
             if not known:

@@ -23,7 +23,9 @@ from collodion.scheduler.ids import NewJobId
 from collodion.scheduler.job import Job, new_job
 from collodion.scheduler.lifecycle import Lifecycle
 from collodion.scheduler.listing import page
+from collodion.scheduler.model_calls import ModelCalls
 from collodion.scheduler.planner import Planner
+from collodion.scheduler.residency import ResidencyRule
 from collodion.scheduler.watchers import Call, Watchers
 from collodion.wire.jobs import JobSpec, Reason
 from collodion.wire.to_frontend import JobAnswer, Refused
@@ -34,7 +36,9 @@ from collodion.wire.to_scheduler import (
     GetJob,
     LeaveJob,
     ListJobs,
+    LoadModel,
     SubmitJob,
+    UnloadModel,
     WatchJob,
 )
 
@@ -55,6 +59,8 @@ class Intake:
         door: Door,
         planner: Planner,
         explainer: Explainer,
+        residency: ResidencyRule,
+        model_calls: ModelCalls,
         outbox: Outbox,
         new_job_id: NewJobId,
     ) -> None:
@@ -67,6 +73,8 @@ class Intake:
         self._door = door
         self._planner = planner
         self._explainer = explainer
+        self._residency = residency
+        self._model_calls = model_calls
         self._outbox = outbox
         self._new_job_id = new_job_id
         self._handlers: dict[type, Callable[..., None]] = {
@@ -76,6 +84,8 @@ class Intake:
             CancelJob: self._cancel,
             GetJob: self._get,
             ListJobs: self._list,
+            LoadModel: self._models,
+            UnloadModel: self._models,
             FrontendBeat: self._beat,
         }
 
@@ -114,6 +124,7 @@ class Intake:
         job = new_job(self._new_job_id(now), spec, now, slo_s, info, tier.weight)
         job.work_s = self._planner.least_s(job)
         self._book.add(job)
+        self._residency.asked(spec.parameters.model, now)
         self._door.ask(job, now)
         return job
 
@@ -146,6 +157,9 @@ class Intake:
 
     def _list(self, frontend: Frontend, message: ListJobs, now: float) -> None:
         self._outbox.add(TellFrontend(frontend.peer, page(message, self._book, self._lifecycle, now)))
+
+    def _models(self, frontend: Frontend, message: LoadModel | UnloadModel, now: float) -> None:
+        self._model_calls.handle(frontend.peer, message, now)
 
     def _beat(self, frontend: Frontend, message: FrontendBeat, now: float) -> None:
         known = {call.number: call for call in self._watchers.of_peer(frontend.peer)}
@@ -208,6 +222,8 @@ class Intake:
         if not self._fleet.models():
             patience_s = self._config.beat_s * self._config.beats_missed
             return Refused(call, Reason.NO_WORKER, "no worker has come yet", patience_s)
+        if fault := self._residency.placement.fault(asked.model):
+            return Refused(call, Reason.MODEL_UNUSABLE, fault)
         if self._fleet.info(asked.model) is None:
             return Refused(call, Reason.MODEL_NOT_FOUND, f"there is no model {asked.model[:64]}")
         if fault := self._fault(spec):
@@ -216,7 +232,7 @@ class Intake:
 
     def _full(self, spec: JobSpec, call: int) -> Refused | None:
         config, book, tenant = self._config, self._book, spec.tenant
-        workers = max(1, len(self._fleet.with_model(spec.parameters.model)))
+        workers = max(1, len(self._fleet.knowing(spec.parameters.model)))
         bounds = (
             ("the tenant's queue is full", book.live_of_tenant[tenant] >= config.max_jobs_per_tenant, 0.0),
             ("the queue is full", len(book.live) >= config.max_jobs, 0.0),

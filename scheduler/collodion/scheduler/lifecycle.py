@@ -73,7 +73,17 @@ class Lifecycle:
 
     def give_up(self, job: Job, now: float) -> None:
         """The job cannot meet its deadline any more, and the policy drops such jobs."""
-        failure = Failure(Reason.HOPELESS, "it could not meet its deadline any more")
+        self.fail(job, Failure(Reason.HOPELESS, "it could not meet its deadline any more"), now)
+
+    def fail_waiting(self, model: str, reason: str, now: float) -> None:
+        """Nobody can draw with this model: the jobs that wait for it fail."""
+        for job in list(self._book.live.values()):
+            waits = any(latent.ticket for latent in job.latents)
+            if job.spec.parameters.model == model and waits:
+                self.fail(job, Failure(Reason.MODEL_UNUSABLE, reason), now)
+
+    def fail(self, job: Job, failure: Failure, now: float) -> None:
+        """The job's unfinished images fail."""
         for latent in list(job.unfinished()):
             if not latent.ended:
                 self._stop(latent, failure, now)

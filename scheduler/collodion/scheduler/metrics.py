@@ -1,4 +1,4 @@
-"""What the scheduler shows to Prometheus. Labels are bounded: states, tiers, reasons, kinds of message or device; no job and no tenant."""
+"""What the scheduler shows to Prometheus. Labels are bounded: states, tiers, reasons, kinds of message or device; no job, tenant, model."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -14,6 +14,7 @@ _HANDLING_S = (2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 5e-2, 0.1, 
 _ERROR_S = (-60, -10, -5, -2, -1, -0.5, -0.2, -0.1, -0.05, 0, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 60)
 _ERROR = (-0.9, -0.5, -0.3, -0.2, -0.1, -0.05, -0.02, 0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2)
 _LEAST_S = 1e-3
+_LOAD_S = (0.1, 0.5, 1, 2, 5, 10, 20, 40, 80, 160, 320)
 _JOB_S = (0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600)
 
 
@@ -26,6 +27,7 @@ class Metrics:
         self._add_outcomes(name, registry)
         self._add_promises(name, registry)
         self._add_traffic(name, registry)
+        self._add_models(name, registry)
 
     def _add_load(self, name: str, registry: CollectorRegistry) -> None:
         self.jobs = Gauge(f"{name}jobs", "Unfinished jobs.", ["state"], registry=registry)
@@ -102,6 +104,23 @@ class Metrics:
             registry=registry,
         )
 
+    def _add_models(self, name: str, registry: CollectorRegistry) -> None:
+        self.copies = Gauge(
+            f"{name}models", "Models, counted once for each worker that knows them.", ["residency"], registry=registry
+        )
+        self.waiting_models = Gauge(
+            f"{name}models_waiting", "Models that are asked for, and have no room anywhere.", registry=registry
+        )
+        self.load_seconds = Histogram(
+            f"{name}model_load_seconds",
+            "What loading models took that were wished for.",
+            buckets=_LOAD_S,
+            registry=registry,
+        )
+        self.dropped = Counter(
+            f"{name}models_dropped", "Models that had to leave a worker's memory.", registry=registry
+        )
+
     def done(self, command: Command) -> None:
         """Counts a command that was carried out."""
         if isinstance(command, Persist) and command.view.ended is None:
@@ -135,6 +154,13 @@ class Metrics:
             self.margins.labels(device_kind).set(margin)
         self.workers.set(census.workers)
         self.frontends.set(census.frontends)
+        for residency, count in census.copies.items():
+            self.copies.labels(residency.value).set(count)
+        self.waiting_models.set(census.waiting_models)
+        loaded_s, dropped = core.residency.done()
+        for seconds in loaded_s:
+            self.load_seconds.observe(seconds)
+        self.dropped.inc(dropped)
 
     def _job_ended(self, view: JobView) -> None:
         tier = view.spec.tier

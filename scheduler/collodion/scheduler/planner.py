@@ -91,8 +91,12 @@ class Planner:
         return latest + TRANSIT_S if latest else None
 
     def workers(self, job: Job) -> list[Worker]:
-        """The workers that have the job's model."""
+        """The workers that take latents of the job's model."""
         return self._fleet.with_model(job.spec.parameters.model)
+
+    def serves(self, model: str) -> bool:
+        """Whether there is such a worker."""
+        return self._fleet.has_taker(model)
 
     # -------------------------------------------------------------- what a job takes
 
@@ -124,7 +128,7 @@ class Planner:
             self._kinds_version = version
             self._kinds_of.clear()
         if key not in self._kinds_of:
-            workers = {(one.device_kind, one.cap, one.decode_batch): one for one in self._fleet.with_model(model)}
+            workers = {(one.device_kind, one.cap, one.decode_batch): one for one in self._fleet.knowing(model)}
             known = (self._worker_costs(worker).of(key) for worker in workers.values())
             self._kinds_of[key] = [costs for costs in known if costs is not None]
         return self._kinds_of[key]
@@ -141,19 +145,22 @@ class Planner:
             return None
         bound, free = sorted_out
         plans = self._candidates(job, now)
-        if bound.keys() - {plan.worker.peer for plan in plans}:
+        # A worker that is to be rid of the model keeps what it has.
+        keeping = self._known_by(job, (self._fleet.workers[peer] for peer in bound), now)
+        everywhere = [*plans, *(plan for plan in keeping if plan not in plans)]
+        if bound.keys() - {plan.worker.peer for plan in everywhere}:
             return None
         if not free:
-            return self._all(plans, [], bound)
+            return self._all(everywhere, [], bound)
         idle = [plan for plan in plans if not plan.tasks]
-        if len(idle) > 1 and len(free) > 1 and (dealt := self._all(plans, _deal(free, idle), bound)):
+        if len(idle) > 1 and len(free) > 1 and (dealt := self._all(everywhere, _deal(free, idle), bound)):
             return dealt
-        whole = [trials for plan in plans[:workers] if (trials := self._all(plans, [(plan, free)], bound))]
+        whole = [trials for plan in plans[:workers] if (trials := self._all(everywhere, [(plan, free)], bound))]
         if whole:
             return min(whole, key=lambda trials: max(trial.finish for trial in trials))
         among = 2
         while len(free) > 1 and among < 2 * min(len(plans), len(free)):
-            if (dealt := self._all(plans, _deal(free, plans[:among]), bound)) is not None:
+            if (dealt := self._all(everywhere, _deal(free, plans[:among]), bound)) is not None:
                 return dealt
             among *= 2
         return None
@@ -262,9 +269,12 @@ class Planner:
 
     def _candidates(self, job: Job, now: float) -> list[WorkerPlan]:
         """The workers that know what the job's key costs, the one that is free first before others."""
-        workers = self._fleet.with_model(job.spec.parameters.model)
-        known = [plan for worker in workers if (plan := self.plan(worker, now)).costs.of(job.key) is not None]
+        known = self._known_by(job, self.workers(job), now)
         return sorted(known, key=lambda plan: plan.end + plan.costs[job.key].least_s(job.evaluations, job.rows))
+
+    def _known_by(self, job: Job, workers: Iterable[Worker], now: float) -> list[WorkerPlan]:
+        """The plans of those of the workers that know what the job's key costs."""
+        return [plan for worker in workers if (plan := self.plan(worker, now)).costs.of(job.key) is not None]
 
     def _is_past_steps(self, latent: Latent) -> bool:
         plan = self.plan_of(latent)

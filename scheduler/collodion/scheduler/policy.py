@@ -4,7 +4,7 @@
    What it chooses from the backlog is placed on the worker, and stays there.
 2. A choice is a line: the worker goes through it by the rule of `Membership`. It takes at most min(worker.room, share) from the backlog.
 3. It is asked again after every change that concerns the worker, and at `wake`.
-4. A policy that plans ahead is told what its plans have to know of (`observe`, `forget`, `lose`), and puts them in order in
+4. A policy that plans ahead is told what its plans have to know of (`serve`, `observe`, `forget`, `lose`), and puts them in order in
    `prepare`, before it is asked. The others inherit from `Unplanned`.
 """
 
@@ -58,6 +58,9 @@ class Policy(Protocol):
     def prepare(self, now: float) -> list[Worker]:
         """Puts its plans in order; the workers that are to be decided anew for it."""
 
+    def serve(self, worker: Worker, now: float) -> None:
+        """The worker takes latents of other models than before."""
+
     def observe(self, worker: Worker, stepped: Collection[LatentId], boundary: float, now: float) -> None:
         """The worker reported how far it had stepped these latents, by this boundary, in the line that it was sent last."""
 
@@ -83,6 +86,9 @@ class Unplanned:
     def prepare(self, now: float) -> list[Worker]:  # noqa: ARG002 - the protocol's
         """Nothing to put in order."""
         return []
+
+    def serve(self, worker: Worker, now: float) -> None:
+        """Nothing to promise."""
 
     def observe(self, worker: Worker, stepped: Collection[LatentId], boundary: float, now: float) -> None:
         """Nothing to compare with."""

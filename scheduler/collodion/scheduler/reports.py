@@ -14,6 +14,7 @@ from collodion.scheduler.dispatch import Dispatch
 from collodion.scheduler.fleet import Fleet, Worker
 from collodion.scheduler.job import Latent
 from collodion.scheduler.lifecycle import Lifecycle
+from collodion.scheduler.residency import ResidencyRule
 from collodion.scheduler.transitions import ACTIVE
 from collodion.scheduler.watchers import Watchers
 from collodion.wire.jobs import LatentId, Stage
@@ -34,9 +35,11 @@ class Reports:
         lifecycle: Lifecycle,
         watchers: Watchers,
         costs: CostModel,
+        residency: ResidencyRule,
     ) -> None:
         self._incarnation = incarnation
         self._fleet = fleet
+        self._residency = residency
         self._dispatch = dispatch
         self._lifecycle = lifecycle
         self._watchers = watchers
@@ -67,6 +70,7 @@ class Reports:
     def lose(self, worker: Worker, by_death: bool, now: float) -> None:
         """The worker is dead or left: what it held waits for others."""
         self._fleet.remove(worker)
+        self._residency.lost(worker)
         self._dispatch.lose(worker)
         held, worker.held = list(worker.held.values()), {}
         _log.warning("lost a worker", extra={"worker": worker.name, "died": by_death, "latents": len(held)})
@@ -76,13 +80,14 @@ class Reports:
 
     def _found(self, peer: bytes, state: WorkerState, now: float) -> Worker:
         worker = self._fleet.add(peer, state, now)
-        models = ",".join(sorted(worker.model_names))
+        models = ",".join(sorted(worker.statuses))
         _log.info("found a worker", extra={"worker": worker.name, "device": worker.device, "models": models})
         return worker
 
     def _state(self, worker: Worker, state: WorkerState, now: float) -> None:
         worker.heard = now
         self._fleet.describe(worker, state)
+        self._residency.heard(worker, state, now)
         self._dispatch.concern(worker)
         ours = state.scheduler == self._incarnation
         if ours:

@@ -5,7 +5,7 @@
 3. When something leaves a line, its promises are checked; if one would break, fillers go first.
 4. A worker with nothing to do takes what has not begun from the line of another, if it is finished sooner here.
 5. What was not promised when it came is offered again when a line gets shorter, while most of its time is left: those worth most for their
-   device time first.
+   device time first. For a job whose model was not in memory that time begins when it is.
 """
 
 from collections import Counter, deque
@@ -28,6 +28,7 @@ _LINE = 48  # latents of a line that the worker is told of, and of each batch ke
 _FRESH = 0.9  # of its time has to be left: one promised late needs smaller step batches, at the cost of those that come
 _HOPEFULS = 64  # jobs that are offered again; the newest have the best prospects
 _OFFERED_AGAIN = 3  # of them each time
+_OFFERED_AT_ONCE = 16  # of them when a model has come, for which all of them waited
 
 
 class Slack:
@@ -44,6 +45,8 @@ class Slack:
         self._disturbed: dict[bytes, WorkerPlan] = {}
         self._shortened: dict[bytes, WorkerPlan] = {}
         self._hopefuls: deque[Job] = deque(maxlen=_HOPEFULS)
+        self._served: dict[str, float] = {}
+        self._came = False
         self._orphans: dict[str, Job] = {}
         self._moved: list[Worker] = []
 
@@ -103,6 +106,13 @@ class Slack:
         plan.sent()
         return Choice(tuple(running), tuple(caps), plan.position.mark, wake)
 
+    def serve(self, worker: Worker, now: float) -> None:
+        """The worker takes latents of other models than before."""
+        self._served = {model: since for model, since in self._served.items() if self.planner.serves(model)}
+        for model in worker.takes - self._served.keys():
+            self._served[model] = now
+            self._came = True
+
     def observe(self, worker: Worker, stepped: Collection[LatentId], boundary: float, now: float) -> None:
         """The worker reported, and its present line is the one it was sent last."""
         plan = self.planner.plan(worker, now)
@@ -129,6 +139,7 @@ class Slack:
         if plan is not None:
             self._orphans.update((task.job, task.latent.job) for task in plan.tasks.values() if task.promised)
         self.planner.lose(worker)
+        self._served = {model: since for model, since in self._served.items() if self.planner.serves(model)}
         self._disturbed.pop(worker.peer, None)
         self._shortened.pop(worker.peer, None)
 
@@ -167,8 +178,9 @@ class Slack:
             plan.advance(now)
             if plan.widen():
                 concerned.append(plan.worker)
-        if shortened and self._hopefuls:
-            concerned += self._offer_again(now)
+        came, self._came = self._came, False
+        if (shortened or came) and self._hopefuls:
+            concerned += self._offer_again(now, _OFFERED_AT_ONCE if came else _OFFERED_AGAIN)
         return concerned
 
     def finish(self, job: Job) -> float | None:
@@ -184,12 +196,14 @@ class Slack:
 
     def _line_up(self, job: Job) -> list[Worker]:
         """What was promised, and cannot be any more, waits like all others."""
+        concerned = self.planner.workers(job)
         for latent in job.unfinished():
             if (plan := self.planner.plan_of(latent)) is not None:
                 plan.forget(latent)
+                concerned.append(plan.worker)
             if latent.worker is None and not latent.ticket and job.acknowledged and job.state is not JobState.PARKED:
                 self._backlog.add(latent)
-        return self.planner.workers(job)
+        return concerned
 
     def _check(self, plan: WorkerPlan) -> None:
         """Predicts anew if need be, and looks for a way out should a promise be late."""
@@ -197,12 +211,12 @@ class Slack:
             return
         plan.rescue()
 
-    def _offer_again(self, now: float) -> list[Worker]:
+    def _offer_again(self, now: float, most: int) -> list[Worker]:
         hopeful = [job for job in self._hopefuls if self._has_hope(job, now)]
         self._hopefuls = deque(hopeful, maxlen=_HOPEFULS)
         hopeful.sort(key=lambda job: job.weight / (job.work_s or 1.0))
         concerned: list[Worker] = []
-        for job in hopeful[-_OFFERED_AGAIN:][::-1]:
+        for job in hopeful[-most:][::-1]:
             if self.may_promise(job, now):
                 trials = self.planner.trials(job, now)
                 if trials is not None:
@@ -231,11 +245,12 @@ class Slack:
     def _has_hope(self, job: Job, now: float) -> bool:
         if job.promised or job.deadline is None or job.state in (JobState.PARKED, *JOB_ENDS):
             return False
-        return job.deadline - now > _FRESH * (job.deadline - job.created)
+        began = max(job.created, self._served.get(job.spec.parameters.model, now))
+        return job.deadline - now > _FRESH * (job.deadline - began)
 
     def _steal(self, plan: WorkerPlan, now: float) -> None:
         """Takes one latent that has not begun from the longest other line, if it is finished sooner here."""
-        models = plan.worker.model_names
+        models = plan.worker.takes
         others = [other for other in self.planner.plans.values() if other is not plan and len(other.position.order) > 1]
         for other in sorted(others, key=lambda one: -len(one.position.order))[:_LINES_TRIED]:
             task = next((one for one in reversed(other.position.order) if _movable(one, models)), None)

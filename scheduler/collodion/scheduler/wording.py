@@ -15,6 +15,14 @@ def span(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"
 
 
+def mebibytes(size_bytes: int) -> str:
+    """A size in memory: 0.4 MiB, 870 MiB, 6.5 GiB."""
+    mib = size_bytes / (1 << 20)
+    if mib < 1000:
+        return f"{mib:.0f} MiB" if mib >= 10 else f"{mib:.1f} MiB"
+    return f"{mib / 1024:.1f} GiB"
+
+
 def moment(time: float) -> str:
     """A time (Unix seconds) of the day. In UTC: where the reader is, is not known."""
     return datetime.datetime.fromtimestamp(time, datetime.UTC).strftime("%H:%M:%S UTC")

@@ -6,8 +6,9 @@ from collodion.scheduler.core import Core
 from collodion.scheduler.events import Command, TellFrontend, TellWorker
 from collodion.scheduler.fleet import Worker
 from collodion.scheduler.job import Job, Latent
+from collodion.scheduler.placement import total
 from collodion.scheduler.transitions import ACTIVE, JOB_ENDS
-from collodion.wire.jobs import JobState, Stage
+from collodion.wire.jobs import JobState, Residency, Stage
 from collodion.wire.to_frontend import Accepted, Ended, ImageFailed, ImageStored, JobEvent, Progressed, StageChanged
 from collodion.wire.to_worker import Membership
 
@@ -18,6 +19,7 @@ def audit(core: Core) -> None:
         _audit_job(core, job)
     for worker in core.fleet.workers.values():
         _audit_worker(worker)
+        _audit_models(core, worker)
     latents = [latent for job in core.book.live.values() for latent in job.latents]
     assert core.dispatch.backlog.total == sum(latent.ticket > 0 for latent in latents)
     assert sum(len(worker.held) for worker in core.fleet.workers.values()) == sum(
@@ -75,6 +77,16 @@ def _audit_worker(worker: Worker) -> None:
     assert set(running) | set(parked) == worker.held.keys()
     assert len(running) + len(parked) == len(worker.held)
     assert worker.known | worker.carried.keys() == {latent.id.job for latent in worker.held.values()}
+
+
+def _audit_models(core: Core, worker: Worker) -> None:
+    placement = core.residency.placement
+    assert worker.wanted.keys() >= placement.busy(worker), "a model goes under a latent that is held or in line"
+    assert worker.takes <= worker.wanted.keys() - worker.draining
+    assert all(worker.where(name) is Residency.RESIDENT for name in worker.takes)
+    assert all(core.fleet.with_model(name).count(worker) == 1 for name in worker.takes)
+    if worker.wished and worker.model_bytes:
+        assert total(worker, worker.wanted) <= worker.model_bytes, "more is wished for than fits"
 
 
 class Listener:

@@ -22,7 +22,18 @@ from collodion.scheduler.events import (
     WorkerSaid,
 )
 from collodion.scheduler.ids import JobIds
-from collodion.wire.jobs import Failure, JobSpec, LatentId, ModelInfo, Parameters, Reason, Stage, StoredImage
+from collodion.wire.jobs import (
+    Failure,
+    JobSpec,
+    LatentId,
+    ModelInfo,
+    ModelStatus,
+    Parameters,
+    Reason,
+    Residency,
+    Stage,
+    StoredImage,
+)
 from collodion.wire.to_frontend import (
     Accepted,
     Catalogue,
@@ -33,6 +44,7 @@ from collodion.wire.to_frontend import (
     JobEvent,
     JobsAnswer,
     JobView,
+    ModelAnswer,
     Refused,
 )
 from collodion.wire.to_scheduler import (
@@ -43,13 +55,15 @@ from collodion.wire.to_scheduler import (
     LatentReport,
     LeaveJob,
     ListJobs,
+    LoadModel,
     SubmitJob,
+    UnloadModel,
     WatchJob,
     WorkerLeft,
     WorkerReport,
     WorkerState,
 )
-from collodion.wire.to_worker import JobOrder, Membership, SchedulerBeat
+from collodion.wire.to_worker import JobOrder, Membership, ResidencyWish, SchedulerBeat
 
 START = 1_700_000_000.0
 TIERS = ("interactive=30", "standard=120", "batch=none")
@@ -100,7 +114,11 @@ def spec(
 
 @dataclass(eq=False)
 class SimulatedWorker:
-    """A worker without a device that keeps to the protocol to the letter; one `step` is one boundary."""
+    """A worker without a device that keeps to the protocol to the letter; one `step` is one boundary.
+
+    Of its models those that are not `on_disk` are in memory from the start. Loading one takes `load_steps` of its steps, and ends with the
+    reason in `broken`, if it is there. `sizes` and `model_bytes` are in any unit.
+    """
 
     incarnation: str
     models: tuple[ModelInfo, ...] = (model(),)
@@ -116,6 +134,17 @@ class SimulatedWorker:
     outbox: deque[tuple[Any, bytes]] = field(default_factory=deque)
     batches: list[tuple[LatentId, ...]] = field(default_factory=list)
     poison: set[LatentId] = field(default_factory=set)
+    on_disk: set[str] = field(default_factory=set)
+    sizes: dict[str, int] = field(default_factory=dict)
+    model_bytes: int = 0
+    pinned: frozenset[str] = frozenset()
+    load_steps: int = 2
+    load_s: float | None = 0.02
+    broken: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    loading: tuple[str, int] | None = None
+    wish: ResidencyWish | None = None
+    loads: list[str] = field(default_factory=list)
     alive: bool = True
 
     @property
@@ -133,6 +162,9 @@ class SimulatedWorker:
             self.scheduler,
             self.number,
             tuple(self.latents.values()),
+            statuses=self._statuses() if self.sizes else (),
+            model_bytes=self.model_bytes,
+            wished=self.wish.number if self.wish is not None and self.wish.scheduler == self.scheduler else 0,
         )
         self.outbox.append((state, b""))
 
@@ -144,21 +176,24 @@ class SimulatedWorker:
             if message.scheduler != self.scheduler:
                 self._serve(message.scheduler)
             return
-        assert isinstance(message, Membership)
         if message.worker != self.incarnation:
             return
         if message.scheduler != self.scheduler:
             self._serve(message.scheduler)
-        if message.number > self.number:
+        if isinstance(message, ResidencyWish):
+            self._take(message)
+        elif message.number > self.number:
             self._apply(message)
 
     def step(self) -> None:
         """One evaluation of the batch, and whatever else is due; reported."""
+        self._settle_models()
         report = []
         batch = self._window()
         if batch:
             self.batches.append(batch)
         for name in batch:
+            assert self.orders[name.job].model not in self.on_disk, "no model, no step"
             self.latents[name] = self._advanced(self.latents[name])
             report.append(self.latents[name])
         for name, latent in self.latents.items():
@@ -167,11 +202,64 @@ class SimulatedWorker:
                 report.append(self.latents[name])
         missing = tuple({name.job for name in self.running if name not in self.latents})
         if report or missing:
-            lanes = (Lane("step", "shapes/64x64", len(batch), 0.01 * len(batch)),) if batch else ()
-            lanes += tuple(Lane("decode", "shapes/64x64", 1, 0.0) for one in report if one.stage is Stage.DONE)[:1]
+            keys = [self.orders[one.id.job].batch_key for one in report if one.id.job in self.orders]
+            key = next(iter(keys), "shapes/64x64")
+            lanes = (Lane("step", key, len(batch), 0.01 * len(batch)),) if batch else ()
+            lanes += tuple(Lane("decode", key, 1, 0.0) for one in report if one.stage is Stage.DONE)[:1]
             self.outbox.append(
                 (WorkerReport(self.incarnation, self.scheduler, self.number, tuple(report), lanes, missing), b"")
             )
+
+    def _take(self, wish: ResidencyWish) -> None:
+        if self.wish is not None and self.wish.scheduler == wish.scheduler and wish.number <= self.wish.number:
+            return
+        self.wish = wish
+        self.failed = {name: reason for name, reason in self.failed.items() if name not in wish.models}
+        self.beat()
+
+    def _settle_models(self) -> None:
+        """Lets models out and in, one boundary further."""
+        if self.wish is None:
+            return
+        before = self._statuses()
+        needed = {self.orders[name.job].model for name in self.latents}
+        known = {model.name for model in self.models}
+        self.on_disk |= known - self.on_disk - needed - set(self.wish.models)
+        taken = sum(self.sizes.get(name, 0) for name in known - self.on_disk)
+        wanted = (name for name in self.wish.models if name in self.on_disk and name not in self.failed)
+        name = next(wanted, None)
+        if name is None or (self.loading is not None and self.loading[0] != name):
+            self.loading = None
+        if name is not None and (not self.model_bytes or taken + self.sizes.get(name, 0) <= self.model_bytes):
+            self._load(name)
+        if self._statuses() != before:
+            self.beat()
+
+    def _load(self, name: str) -> None:
+        done = self.loading[1] + 1 if self.loading is not None else 0
+        self.loading = name, done
+        if done == 0:
+            self.loads.append(name)
+        if done >= self.load_steps:
+            self.loading = None
+            if name in self.broken:
+                self.failed[name] = self.broken[name]
+            else:
+                self.on_disk.discard(name)
+
+    def _statuses(self) -> tuple[ModelStatus, ...]:
+        return tuple(self._status(model.name) for model in self.models)
+
+    def _status(self, name: str) -> ModelStatus:
+        size, pinned = self.sizes.get(name, 0), name in self.pinned
+        if name not in self.on_disk:
+            return ModelStatus(name, Residency.RESIDENT, size, pinned=pinned, load_s=self.load_s)
+        if name in self.failed:
+            return ModelStatus(name, Residency.FAILED, size, reason=self.failed[name], pinned=pinned)
+        if self.loading is not None and self.loading[0] == name:
+            done = self.loading[1] / self.load_steps
+            return ModelStatus(name, Residency.LOADING, size, progress=done, pinned=pinned)
+        return ModelStatus(name, Residency.ON_DISK, size, pinned=pinned)
 
     def _window(self) -> tuple[LatentId, ...]:
         ready = [
@@ -264,6 +352,12 @@ class FakeFrontend:
     def get(self, job: str, tenant: str = "ada") -> int:
         return self._call(lambda number: GetJob(number, tenant, job))
 
+    def load(self, model: str) -> int:
+        return self._call(lambda number: LoadModel(number, model))
+
+    def unload(self, model: str) -> int:
+        return self._call(lambda number: UnloadModel(number, model))
+
     def list_jobs(self, page_size: int = 50, tenant: str = "ada", **more: Any) -> int:
         return self._call(lambda number: ListJobs(number, tenant, page_size, **more))
 
@@ -274,7 +368,7 @@ class FakeFrontend:
         if isinstance(message, JobEvent):
             for call in message.calls:
                 self._event(call, message)
-        elif isinstance(message, JobAnswer | JobsAnswer | Refused):
+        elif isinstance(message, JobAnswer | JobsAnswer | ModelAnswer | Refused):
             self.answers[message.call] = message
             if isinstance(message, Refused):
                 self.watching.pop(message.call, None)

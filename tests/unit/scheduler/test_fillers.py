@@ -42,7 +42,7 @@ def _is_idle(worker: Worker) -> bool:
 
 
 def _could_run(world: StormyWorld, worker: Worker) -> bool:
-    waits = worker.room > 0 and world.core.dispatch.backlog.head(worker.model_names) is not None
+    waits = worker.room > 0 and world.core.dispatch.backlog.head(worker.takes) is not None
     return waits or any(latent.runnable for latent in worker.held.values())
 
 
