@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
     )
     whole.add_argument("--version", action="version", version=f"collodion {version('collodion')}")
     commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_generate, _jobs, _watch, _why, _cancel, _models, _tiers, _serve, _demo, _profile):
+    for add in (_generate, _jobs, _watch, _why, _cancel, _models, _tiers, _serve, _demo, _profile, _convert):
         add(commands)
     return whole
 
@@ -227,6 +227,21 @@ def _profile(commands: Any) -> None:
     command.add_argument("--plot", type=Path, metavar="FILE.png", help="draw it, too")
     command.add_argument("--config", type=Path, metavar="FILE", help="TOML with the worker's settings")
     _settings(command)
+
+
+def _convert(commands: Any) -> None:
+    command = _command(
+        commands,
+        "convert",
+        "make a .safetensors file of a .ckpt, .pt, .pth or .bin, running no code of it",
+        asks_server=False,
+    )
+    command.add_argument(
+        "source", type=Path, metavar="IN", help="a checkpoint, LoRA, VAE or embedding as PyTorch saves it"
+    )
+    command.add_argument(
+        "target", type=Path, metavar="OUT", nargs="?", help="the .safetensors file to be made (default: beside IN)"
+    )
 
 
 def _settings(command: argparse.ArgumentParser) -> None:

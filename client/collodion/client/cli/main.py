@@ -35,6 +35,12 @@ def _profile(arguments: argparse.Namespace) -> None:
     profile(arguments)
 
 
+def _convert(arguments: argparse.Namespace) -> None:
+    from collodion.client.cli.convert import convert
+
+    convert(arguments)
+
+
 _COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "generate": jobs.generate,
     "jobs": jobs.jobs,
@@ -46,6 +52,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "serve": _serve,
     "demo": _demo,
     "profile": _profile,
+    "convert": _convert,
 }
 
 
