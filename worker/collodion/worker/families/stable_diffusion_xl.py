@@ -46,11 +46,9 @@ class StableDiffusionXL(UnetArchitecture):
     def predict(self, rows: Rows) -> torch.Tensor:
         """See Architecture."""
         height, width = (side * self.vae.factor for side in rows.inputs.shape[2:])
-        sizes = torch.tensor([height, width, 0, 0, height, width], dtype=rows.inputs.dtype)
-        added = {
-            "text_embeds": rows.texts["pooled"],
-            "time_ids": sizes.to(rows.inputs.device, non_blocking=True).repeat(len(rows.inputs), 1),
-        }
+        # Filled in on the device: a copy from the host would wait for it.
+        sizes = [rows.inputs.new_full((len(rows.inputs),), number) for number in (height, width, 0, 0, height, width)]
+        added = {"text_embeds": rows.texts["pooled"], "time_ids": torch.stack(sizes, dim=1)}
         predicted: torch.Tensor = self.denoiser(
             rows.inputs,
             rows.timesteps,
