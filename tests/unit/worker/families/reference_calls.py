@@ -5,7 +5,9 @@ import inspect
 from typing import Any
 
 import diffusers
+import numpy as np
 import torch
+from diffusers.pipelines.z_image.pipeline_z_image import get_default_z_image_sigmas
 
 from collodion.worker.sampling.catalog import flow_matching, samplers_for
 
@@ -14,9 +16,10 @@ def call(pipeline: Any, fields: dict[str, Any], **more: Any) -> tuple[torch.Tens
     """Latent (C, H, W) and picture (H, W, 3) in 0..1. more: what goes to the pipeline beside."""
     asked = {
         "prompt": fields["prompt"],
-        "negative_prompt": fields["negative_prompt"] or None,
         "num_inference_steps": fields["steps"],
-        "guidance_scale": fields["guidance_scale"],
+        **_GUIDED.get(type(pipeline).__name__, _as_stable_diffusion)(
+            fields["guidance_scale"], fields["negative_prompt"]
+        ),
         **{side: fields[side] for side in ("width", "height") if side in fields},
         **more,
     }
@@ -24,12 +27,32 @@ def call(pipeline: Any, fields: dict[str, Any], **more: Any) -> tuple[torch.Tens
     if latents.dim() == 2:  # packed, as FLUX has them
         sides = fields["height"], fields["width"]
         latents = pipeline._unpack_latents(latents[None], *sides, pipeline.vae_scale_factor)[0]
+        latents = latents.reshape(-1, *latents.shape[-2:])  # Qwen-Image's is a film of one frame
     return latents, picture
+
+
+def _as_stable_diffusion(scale: float, negative: str) -> dict[str, Any]:
+    return {"guidance_scale": scale, "negative_prompt": negative or None}
+
+
+def _as_qwen_image(scale: float, negative: str) -> dict[str, Any]:
+    """Without a negative prompt, were it an empty one, it does not guide."""
+    return {"true_cfg_scale": scale, "negative_prompt": negative if scale > 1 else None}
+
+
+def _as_z_image(scale: float, negative: str) -> dict[str, Any]:
+    """It counts from 0 what others count from 1."""
+    return {"guidance_scale": max(0.0, scale - 1), "negative_prompt": negative or None}
+
+
+_GUIDED = {"QwenImagePipeline": _as_qwen_image, "ZImagePipeline": _as_z_image}
 
 
 def _called(pipeline: Any, fields: dict[str, Any], asked: dict[str, Any]) -> Any:
     generator = torch.Generator().manual_seed(fields["seed"])
     pipeline.scheduler = _scheduler(pipeline.own_config, fields["sampler"], generator)
+    if type(pipeline).__name__ == "ZImagePipeline":  # it passes them as a list, which UniPC cannot multiply
+        asked = {"sigmas": np.array(get_default_z_image_sigmas(fields["steps"])), **asked}
     return pipeline(**asked, generator=generator).images[0]
 
 

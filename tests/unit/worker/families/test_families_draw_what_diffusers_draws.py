@@ -6,6 +6,11 @@ import torch
 
 DIFFUSION = ("euler_a", "dpmpp_2m", "heun")
 FLOW = ("euler", "dpmpp_2m", "heun")
+WITH_LEVELS = ("euler", "unipc", "lcm")  # for pipelines that name the noise levels
+UNEQUAL = (
+    "a red circle",
+    "two small green squares, " + "and behind them many more, each a little smaller and of another color " * 4,
+)
 UNGUIDED = {"flux_schnell"}
 
 
@@ -35,6 +40,9 @@ FAMILIES = {
     "sd35": jobs((*FLOW, "lcm"), (1.0, 5.0), negatives=("", "blue, small")),
     "flux_dev": jobs(("euler", "dpmpp_2m", "unipc", "dpmpp_2m_sde", "lcm"), (1.0, 3.5), negatives=("",)),
     "flux_schnell": jobs(("euler", "lcm"), (0.0, 1.0), negatives=("",)),
+    "qwen_image": jobs(WITH_LEVELS, (1.0, 4.0), negatives=("", "blue, small"), prompts=UNEQUAL),
+    "z_image": jobs(WITH_LEVELS, (1.0, 5.0), negatives=("", "blue, small"), prompts=UNEQUAL),
+    "z_image_turbo": jobs(("euler",), (1.0, 1.0), prompts=UNEQUAL),
 }
 CASES = [(family, case) for family, cases in FAMILIES.items() for case in cases]
 

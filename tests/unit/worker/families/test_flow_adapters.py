@@ -1,4 +1,4 @@
-"""Latents of FLUX and Stable Diffusion 3 with different LoRAs in one batch, each as diffusers' pipeline draws it with its own."""
+"""Latents of models with transformers with different LoRAs in one batch, each as diffusers' pipeline draws it with its own."""
 
 import copy
 
@@ -13,7 +13,15 @@ from collodion.worker.config import WorkerConfig
 from collodion.worker.models import open_library
 
 ATTENTION = ["to_q", "to_k", "to_v", "add_k_proj", "to_add_out"]
-REST = ["norm1.linear", "ff.net.2", "proj_mlp", "timestep_embedder.linear_1", "x_embedder", "proj_out"]
+REST = [
+    "norm1.linear",
+    "ff.net.2",
+    "proj_mlp",
+    "timestep_embedder.linear_1",
+    "x_embedder",
+    "proj_out",
+    "feed_forward.w2",
+]
 LORAS = {"attention": (4, ATTENTION), "rest": (2, REST)}
 USES = {"none": (), "attention": (("attention", 0.8),), "both": (("attention", -0.5), ("rest", 1.0))}
 
@@ -46,7 +54,7 @@ def fused(reference_of, tmp_path):
         pipeline.transformer = transformer
 
 
-@pytest.mark.parametrize("family", ["flux_dev", "sd3"])
+@pytest.mark.parametrize("family", ["flux_dev", "sd3", "qwen_image", "z_image"])
 def test_a_latent_in_a_mixed_batch_is_the_one_with_its_adapters_fused(
     family, family_folder, fused, drive, spy, tmp_path
 ):

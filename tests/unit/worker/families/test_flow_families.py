@@ -61,7 +61,7 @@ def test_a_schedule_that_depends_on_the_size_does(family, load_family):
     assert tables[0].timesteps[1] < tables[1].timesteps[1]
 
 
-@pytest.mark.parametrize("family", ["flux_dev", "sd35"])
+@pytest.mark.parametrize("family", ["flux_dev", "sd35", "qwen_image", "z_image"])
 def test_bfloat16_comes_as_near_to_diffusers_as_bfloat16_can(family, load_family, reference_of, drive, spy):
     from reference_calls import call
 

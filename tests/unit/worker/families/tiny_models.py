@@ -23,6 +23,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from tiny_qwen_models import qwen_image, z_image
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -249,6 +250,10 @@ def flux_schnell() -> Any:
     return flux()
 
 
+def z_image_vae() -> AutoencoderKL:
+    return autoencoder(**FLOW_VAE, scaling_factor=0.3611, shift_factor=0.1159)
+
+
 MODELS: dict[str, Callable[[], Any]] = {
     "sd1": sd1,
     "sd2_v": sd2_v,
@@ -260,6 +265,9 @@ MODELS: dict[str, Callable[[], Any]] = {
     "sd35_by_size": sd35_by_size,
     "flux_dev": flux_dev,
     "flux_schnell": flux_schnell,
+    "qwen_image": qwen_image,
+    "z_image": lambda: z_image(z_image_vae(), shift=6.0),
+    "z_image_turbo": lambda: z_image(z_image_vae(), shift=3.0),
 }
 
 
