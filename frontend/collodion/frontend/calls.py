@@ -16,9 +16,9 @@ from collodion.frontend.mailbox import Mailbox
 from collodion.frontend.metrics import Metrics
 from collodion.v1 import job_pb2
 from collodion.wire.jobs import Parameters, Reason
-from collodion.wire.to_frontend import Accepted, CounterOffer, JobAnswer, JobEvent, JobsAnswer, Refused
+from collodion.wire.to_frontend import Accepted, CounterOffer, JobAnswer, JobEvent, JobsAnswer, ModelAnswer, Refused
 
-Answer = JobAnswer | JobsAnswer
+Answer = JobAnswer | JobsAnswer | ModelAnswer
 _log = logging.getLogger(__name__)
 
 

@@ -27,6 +27,12 @@ FORMATS: dict[jobs.OutputFormat, "job_pb2.OutputFormat.ValueType"] = {
 SYNTAXES: dict[jobs.PromptSyntax, "job_pb2.PromptSyntax.ValueType"] = {
     syntax: job_pb2.PromptSyntax.Value(f"PROMPT_SYNTAX_{syntax.name}") for syntax in jobs.PromptSyntax
 }
+RESIDENCIES: dict[jobs.Residency, "model_pb2.Residency.ValueType"] = {
+    residency: model_pb2.Residency.Value(f"RESIDENCY_{residency.name}") for residency in jobs.Residency
+}
+ADAPTER_KINDS: dict[jobs.AdapterKind, "model_pb2.AdapterKind.ValueType"] = {
+    kind: model_pb2.AdapterKind.Value(f"ADAPTER_KIND_{kind.name}") for kind in jobs.AdapterKind
+}
 POLICIES: dict[jobs.DeadlinePolicy, "job_pb2.DeadlinePolicy.ValueType"] = {
     policy: job_pb2.DeadlinePolicy.Value(f"DEADLINE_POLICY_{policy.name}") for policy in jobs.DeadlinePolicy
 }
@@ -141,7 +147,9 @@ def image(stored: jobs.StoredImage) -> job_pb2.Image:
     )
 
 
-def model(info: jobs.ModelInfo, workers: int, is_default: bool) -> model_pb2.Model:
+def model(
+    info: jobs.ModelInfo, workers: int, is_default: bool, status: jobs.ModelStatus | None = None
+) -> model_pb2.Model:
     """A model that can be asked for."""
     return model_pb2.Model(
         name=info.name,
@@ -162,7 +170,30 @@ def model(info: jobs.ModelInfo, workers: int, is_default: bool) -> model_pb2.Mod
         workers=workers,
         dtype=info.dtype,
         license=info.license,
+        status=model_status(status) if status is not None else None,
+        base=info.base,
+        init_images=info.init_images,
+        masks=info.masks,
+        loras=info.loras,
+        weighted_prompts=info.weighted_prompts,
     )
+
+
+def model_status(status: jobs.ModelStatus) -> model_pb2.ModelStatus:
+    """Where a model is."""
+    return model_pb2.ModelStatus(
+        residency=RESIDENCIES[status.residency],
+        size_bytes=status.size_bytes,
+        progress=status.progress,
+        failure=status.reason,
+        pinned=status.pinned,
+        load_seconds=status.load_s or 0.0,
+    )
+
+
+def adapter(info: jobs.AdapterInfo) -> model_pb2.Adapter:
+    """An adapter that can be asked for."""
+    return model_pb2.Adapter(name=info.name, kind=ADAPTER_KINDS[info.kind], base=info.base, size_bytes=info.size_bytes)
 
 
 def tier(info: to_frontend.TierInfo, is_default: bool) -> tier_pb2.Tier:

@@ -27,6 +27,7 @@ CODES: Mapping[Reason, grpc.StatusCode] = {
     Reason.JOB_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
     Reason.MODEL_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
     Reason.MODEL_UNUSABLE: grpc.StatusCode.FAILED_PRECONDITION,
+    Reason.MODEL_TOO_LARGE: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Reason.ADAPTER_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
     Reason.ADAPTER_UNUSABLE: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.UPLOAD_LOST: grpc.StatusCode.DATA_LOSS,
@@ -43,6 +44,8 @@ CODES: Mapping[Reason, grpc.StatusCode] = {
     Reason.DRAINING: grpc.StatusCode.UNAVAILABLE,
     Reason.CANCELLED: grpc.StatusCode.CANCELLED,
 }
+_MAY_NEVER_HELP = {Reason.DEADLINE_INFEASIBLE, Reason.MODEL_TOO_LARGE}
+"""To wait and try again, unless somebody said when."""
 _RETRIED = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED}
 
 
@@ -89,7 +92,7 @@ class CallError(Exception):
 
     def _retry_info(self) -> tuple[Proto, ...]:
         retry_after_s = self._retry_after_s
-        if retry_after_s is None and self.reason is not Reason.DEADLINE_INFEASIBLE:  # which waiting may never help
+        if retry_after_s is None and self.reason not in _MAY_NEVER_HELP:
             retry_after_s = _RETRY_S
         if self.code not in _RETRIED or retry_after_s is None:
             return ()

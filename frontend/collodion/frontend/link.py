@@ -21,7 +21,7 @@ from collodion.frontend.metrics import Metrics
 from collodion.process.running import endpoint
 from collodion.wire.jobs import Reason
 from collodion.wire.sockets import DealerSocket
-from collodion.wire.to_frontend import Catalogue, JobAnswer, JobEvent, JobsAnswer, Refused, ToFrontend
+from collodion.wire.to_frontend import Catalogue, JobAnswer, JobEvent, JobsAnswer, ModelAnswer, Refused, ToFrontend
 from collodion.wire.to_scheduler import FromFrontend, FrontendBeat, LeaveJob
 from collodion.wire.to_worker import SchedulerBeat
 
@@ -135,7 +135,7 @@ class Link:
         match message:
             case JobEvent():
                 self._calls.event(message, opaque)
-            case JobAnswer() | JobsAnswer():
+            case JobAnswer() | JobsAnswer() | ModelAnswer():
                 self._calls.answer(message)
             case Refused():
                 self._calls.refuse(message)

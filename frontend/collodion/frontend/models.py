@@ -1,5 +1,6 @@
-"""ModelService, from the scheduler's catalogue, and AdminService, of which nothing is implemented yet."""
+"""ModelService, from the scheduler's catalogue and by asking it, and AdminService, of which nothing is implemented yet."""
 
+from collections.abc import Callable
 from typing import Any
 
 from google.protobuf.message import Message
@@ -10,7 +11,9 @@ from collodion.frontend.fields import Fields
 from collodion.frontend.link import Link
 from collodion.frontend.rpc import Context, Gate
 from collodion.v1 import admin_pb2, model_pb2
-from collodion.wire.jobs import Reason
+from collodion.wire.jobs import ModelStatus, Reason
+from collodion.wire.to_frontend import Catalogue, ModelAnswer
+from collodion.wire.to_scheduler import LoadModel, UnloadModel
 
 NAME = model_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name
 ADMIN_NAME = admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
@@ -27,28 +30,45 @@ class ModelService:
         return {
             "ListModels": gate.unary("ListModels", model_pb2.ListModelsRequest, self.list_models),
             "GetModel": gate.unary("GetModel", model_pb2.GetModelRequest, self.get_model),
-            "LoadModel": gate.unary("LoadModel", model_pb2.LoadModelRequest, _models_stay),
-            "UnloadModel": gate.unary("UnloadModel", model_pb2.UnloadModelRequest, _models_stay),
+            "LoadModel": gate.unary("LoadModel", model_pb2.LoadModelRequest, self.load_model),
+            "UnloadModel": gate.unary("UnloadModel", model_pb2.UnloadModelRequest, self.unload_model),
+            "ListAdapters": gate.unary("ListAdapters", model_pb2.ListAdaptersRequest, self.list_adapters),
         }
 
     async def list_models(self, _: model_pb2.ListModelsRequest, __: Context) -> model_pb2.ListModelsResponse:
         """Lists the models."""
-        return model_pb2.ListModelsResponse(models=self._models())
+        models = _models(self._link.known())
+        return model_pb2.ListModelsResponse(models=[models[name] for name in sorted(models)])
 
     async def get_model(self, request: model_pb2.GetModelRequest, _: Context) -> model_pb2.GetModelResponse:
         """Describes one model."""
-        check = Fields()
-        check.identifier("name", request.name)
-        check.raise_violations()
-        for model in self._models():
-            if model.name == request.name:
-                return model_pb2.GetModelResponse(model=model)
-        raise not_found(Reason.MODEL_NOT_FOUND, "Model", request.name, f"no model {request.name[:200]!r}")
+        _check(request.name)
+        model = _models(self._link.known()).get(request.name)
+        if model is None:
+            raise not_found(Reason.MODEL_NOT_FOUND, "Model", request.name, f"no model {request.name[:200]!r}")
+        return model_pb2.GetModelResponse(model=model)
 
-    def _models(self) -> list[model_pb2.Model]:
-        known = self._link.known()
-        models = [convert.model(info, workers, info.name == known.default_model) for info, workers in known.models]
-        return sorted(models, key=lambda model: model.name)
+    async def load_model(self, request: model_pb2.LoadModelRequest, _: Context) -> model_pb2.LoadModelResponse:
+        """Has a model loaded, and kept."""
+        return model_pb2.LoadModelResponse(model=await self._ask(request.name, LoadModel))
+
+    async def unload_model(self, request: model_pb2.UnloadModelRequest, _: Context) -> model_pb2.UnloadModelResponse:
+        """Has a model dropped once nothing runs on it."""
+        return model_pb2.UnloadModelResponse(model=await self._ask(request.name, UnloadModel))
+
+    async def list_adapters(self, _: model_pb2.ListAdaptersRequest, __: Context) -> model_pb2.ListAdaptersResponse:
+        """Lists the adapters."""
+        adapters = sorted(self._link.known().adapters, key=lambda adapter: adapter.name)
+        return model_pb2.ListAdaptersResponse(adapters=map(convert.adapter, adapters))
+
+    async def _ask(self, name: str, question: Callable[[int, str], LoadModel | UnloadModel]) -> model_pb2.Model:
+        """The model as it stands afterwards: as the scheduler says, whose catalogue may still be on its way."""
+        _check(name)
+        answer = await self._link.ask(("Model", name), lambda call: question(call, name))
+        assert isinstance(answer, ModelAnswer)
+        model = _models(self._link.known()).get(name) or model_pb2.Model(name=name)
+        model.status.CopyFrom(convert.model_status(answer.status))
+        return model
 
 
 def admin_handlers(gate: Gate) -> dict[str, Any]:
@@ -60,10 +80,22 @@ def admin_handlers(gate: Gate) -> dict[str, Any]:
     }
 
 
-async def _models_stay(_: Message, __: Context) -> Message:
-    raise CallError(
-        Reason.NOT_IMPLEMENTED, "workers load the models of their configuration at their start, and keep them"
-    )
+def _models(known: Catalogue) -> dict[str, model_pb2.Model]:
+    """Every model by name. Of one whose files cannot be read nothing is known but where it is: nowhere, and why."""
+    statuses: dict[str, ModelStatus] = {status.name: status for status in known.statuses}
+    models = {
+        info.name: convert.model(info, workers, info.name == known.default_model, statuses.get(info.name))
+        for info, workers in known.models
+    }
+    for name in statuses.keys() - models.keys():
+        models[name] = model_pb2.Model(name=name, status=convert.model_status(statuses[name]))
+    return models
+
+
+def _check(name: str) -> None:
+    check = Fields()
+    check.identifier("name", name)
+    check.raise_violations()
 
 
 async def _no_admin(_: Message, __: Context) -> Message:

@@ -26,6 +26,7 @@ from collodion.wire.jobs import (
     Parameters,
     PromptSyntax,
     Reason,
+    Residency,
 )
 from collodion.wire.to_frontend import Catalogue
 
@@ -118,8 +119,11 @@ def _model(name: str, catalogue: Catalogue) -> ModelInfo | None:
 
 
 def _no_model(name: str, catalogue: Catalogue) -> CallError:
-    if not catalogue.models or not name:
+    if not (catalogue.models or catalogue.statuses) or not name:
         return CallError(Reason.NO_WORKER, "no worker has a model ready yet")
+    failed = next((one for one in catalogue.statuses if one.name == name and one.residency is Residency.FAILED), None)
+    if failed is not None:
+        return CallError(Reason.MODEL_UNUSABLE, failed.reason)
     known = listed(info.name for info, _ in catalogue.models)
     return not_found(Reason.MODEL_NOT_FOUND, "Model", name, f"no model {name[:200]!r}; there are: {known}")
 

@@ -108,8 +108,9 @@ class Placement:
         ]
 
     def failed(self, worker: Worker, model: str) -> bool:
-        """Whether the worker could not load it, and is not to try again."""
-        return worker.where(model) is Residency.FAILED and (worker.peer, model) not in self.retried
+        """Whether the worker could not load it, and is not to try again; it cannot if it does not know what the model is."""
+        again = (worker.peer, model) in self.retried and worker in self._fleet.knowing(model)
+        return worker.where(model) is Residency.FAILED and not again
 
     def fits(self, worker: Worker, model: str) -> bool:
         """Whether the worker has room for the model beside what is pinned."""

@@ -188,8 +188,6 @@ def test_models_that_are_not_there_and_methods_that_are_not_yet_say_so(running, 
     failed(unnamed, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELDS")
     admin = admin_pb2_grpc.AdminServiceStub(running.channel)
     for method, request in (
-        (running.models.LoadModel, model_pb2.LoadModelRequest(name="shapes")),
-        (running.models.UnloadModel, model_pb2.UnloadModelRequest(name="shapes")),
         (admin.ListWorkers, admin_pb2.ListWorkersRequest()),
         (admin.DrainWorker, admin_pb2.DrainWorkerRequest()),
         (admin.GetLimits, admin_pb2.GetLimitsRequest()),
