@@ -49,15 +49,20 @@ class GenerationService:
         """Submits a job and relays its events."""
         check = Fields()
         inline = validate.delivers_inline(check, request.image_delivery)
-        spec = await self._spec(check, request.job, context)
-        del request  # which may have pictures in it, and the stream may go on for hours
+        sent, job = Sent.taken(request.job)
+        del request  # with its pictures: the stream may go on for hours
+        spec = await self._spec(check, job, sent, context)
+        del sent
         model = ("Model", spec.parameters.model)
         watch = self._link.watch(model, lambda call: to_scheduler.SubmitJob(call, spec, watch=True))
         await self._relay(watch, inline, context)
 
     async def create_job(self, request: pb.CreateJobRequest, context: Context) -> pb.CreateJobResponse:
         """Submits a job."""
-        spec = await self._spec(Fields(), request.job, context)
+        sent, job = Sent.taken(request.job)
+        del request
+        spec = await self._spec(Fields(), job, sent, context)
+        del sent
         model = ("Model", spec.parameters.model)
         answer = await self._link.ask(model, lambda call: to_scheduler.SubmitJob(call, spec, watch=False))
         return pb.CreateJobResponse(job=convert.job(_view(answer)))
@@ -119,9 +124,9 @@ class GenerationService:
         known = self._link.known()
         return pb.ListTiersResponse(tiers=[convert.tier(info, info.name == known.default_tier) for info in known.tiers])
 
-    async def _spec(self, check: Fields, job: pb.JobRequest, context: Context) -> JobSpec:
+    async def _spec(self, check: Fields, job: pb.JobRequest, sent: Sent, context: Context) -> JobSpec:
         """What is asked for, checked, its pictures stored. They are looked into last, since that takes time."""
-        known, sent = self._link.known(), Sent.of(job.parameters)
+        known = self._link.known()
         spec = validate.job_spec(check, job, sent, context.invocation_metadata(), known, self._config.max_images)
         if not sent.init_image:
             return spec

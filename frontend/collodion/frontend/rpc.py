@@ -5,8 +5,8 @@
    never swallowed: grpc.aio would leak the RPC.
 3. While draining, what asks for new work is turned away; questions about jobs and downloads are answered, since they come with the streams
    that are being finished.
-4. Requests are parsed here, so that bytes which are no request get INVALID_ARGUMENT with details. Those of streams are also read here: what
-   grpc.aio reads for a handler it keeps until the stream ends, and a request with two pictures has 32 MiB.
+4. Requests are parsed here, so that bytes which are no request get INVALID_ARGUMENT with details. They are read here, too: what grpc.aio
+   reads for a handler it keeps until the stream ends, or longer, and a request with two pictures has 32 MiB. A client cannot tell.
 """
 
 import asyncio
@@ -49,15 +49,15 @@ class Gate:
     def unary(
         self, method: str, request: type[Request], handle: Callable[[Request, Context], Awaitable[Message]]
     ) -> Any:
-        """A handler of one request and one response."""
+        """A handler of one request and one response. Nobody but `handle` holds the request."""
 
-        async def answer(data: bytes, context: Context) -> bytes:
+        async def answer(_: object, context: Context) -> bytes:
             async def body() -> bytes:
-                return (await handle(_parsed(request, data), context)).SerializeToString()
+                return (await handle(_parsed(request, await context.read()), context)).SerializeToString()
 
             return await self._run(method, context, body) or b""
 
-        return grpc.unary_unary_rpc_method_handler(answer)
+        return grpc.stream_unary_rpc_method_handler(answer)
 
     def streaming(
         self, method: str, request: type[Request], handle: Callable[[Request, Context], Awaitable[None]]
@@ -97,7 +97,7 @@ class Gate:
         except CallError as error:
             for violation in error.violations:
                 self._metrics.violated(violation.field)
-            return error
+            return _without_frames(error)
         except grpc.aio.InternalError:
             raise
         except Exception:  # the edge of the loop: one RPC's fault ends only that RPC
@@ -112,6 +112,12 @@ class Gate:
         self._open -= 1
         if not self._open:
             self._idle.set()
+
+
+def _without_frames(error: CallError) -> CallError:
+    """grpc.aio keeps what led to an abort until the next collection of garbage, and the frames of this one may hold pictures."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
 
 
 def _parsed(request: type[Request], data: object) -> Request:

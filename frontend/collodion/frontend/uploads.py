@@ -21,7 +21,7 @@ from collodion.frontend.errors import CallError
 from collodion.frontend.fields import Fields
 from collodion.frontend.metrics import Metrics
 from collodion.frontend.pictures import PictureRefused, normalised
-from collodion.v1 import job_pb2
+from collodion.v1 import generation_pb2
 from collodion.wire.artifacts import ArtifactStore, upload_key
 from collodion.wire.jobs import Reason
 
@@ -36,9 +36,16 @@ class Sent(NamedTuple):
     mask_image: bytes = b""
 
     @classmethod
-    def of(cls, parameters: job_pb2.Parameters) -> "Sent":
-        """Reads them once: protobuf makes a copy whenever it is asked."""
-        return cls(parameters.init_image, parameters.mask_image)
+    def taken(cls, request: generation_pb2.JobRequest) -> tuple["Sent", generation_pb2.JobRequest]:
+        """The pictures of a request, and the request without them. What protobuf has parsed it keeps until the whole message is gone, and
+        it makes a copy whenever it is asked: so the one that came is to be dropped.
+        """
+        sent = cls(request.parameters.init_image, request.parameters.mask_image)
+        request.parameters.ClearField("init_image")
+        request.parameters.ClearField("mask_image")
+        rest = generation_pb2.JobRequest()
+        rest.CopyFrom(request)
+        return sent, rest
 
 
 class Upload(NamedTuple):
@@ -101,38 +108,49 @@ class Uploads:
 
     async def _stored(self, check: Fields, field: str, data: bytes, *, mask: bool) -> Upload | None:
         try:
-            return await self._on_thread(data, mask)
-        except PictureRefused as refused:
-            check.wrong(f"job.parameters.{field}", str(refused))
-            return None
+            found = await self._on_thread(data, mask)
         except OSError as error:
             _log.exception("a picture could not be stored")
             raise CallError(
                 Reason.ARTIFACT_NOT_STORED, f"{field} could not be stored; the frontend's log says why"
             ) from error
+        if isinstance(found, Upload):
+            return found
+        check.wrong(f"job.parameters.{field}", found)
+        return None
 
-    async def _on_thread(self, data: bytes, mask: bool) -> Upload:
+    async def _on_thread(self, data: bytes, mask: bool) -> Upload | str:
+        await self._turn()
+        working = self._pool.submit(self._work, data, mask)
+        working.add_done_callback(self._done)  # and not when this call ends: a thread goes on for a client that hung up
+        try:
+            return await asyncio.wrap_future(working)
+        finally:
+            del working  # or an error would hold it, and it the error, and both what was decoded
+
+    async def _turn(self) -> None:
+        """Without the picture at hand: a cancelled wait is a cycle of its frames, which lies in memory until the next collection."""
         try:
             async with asyncio.timeout(self._wait_s):
                 await self._free.acquire()
         except TimeoutError:
             raise CallError(Reason.QUEUE_FULL, "too many pictures wait to be decoded; try again in a moment") from None
-        working = self._pool.submit(self._work, data, mask)
-        working.add_done_callback(self._done)  # and not when this call ends: a thread goes on for a client that hung up
-        return await asyncio.wrap_future(working)
 
-    def _done(self, _: Future[Upload]) -> None:
+    def _done(self, _: Future[Upload | str]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has ended before the thread
             self._loop.call_soon_threadsafe(self._free.release)
 
-    def _work(self, data: bytes, mask: bool) -> Upload:
-        """On a thread."""
+    def _work(self, data: bytes, mask: bool) -> Upload | str:
+        """On a thread. Why it is refused is returned, not raised: an error has frames, and they hold what was decoded."""
         name = hashlib.sha256(data).digest(), mask
         with self._lock:
             known = self._known.get(name)
         if known is None or not self._store.keep(known.key):
-            with self._metrics.upload_seconds.time():
-                known = self._put(data, mask)
+            try:
+                with self._metrics.upload_seconds.time():
+                    known = self._put(data, mask)
+            except PictureRefused as refused:
+                return str(refused)
         with self._lock:
             self._known[name] = known
             self._known.move_to_end(name)

@@ -233,6 +233,31 @@ def test_a_client_that_hangs_up_while_its_picture_is_decoded_leaves_no_job_and_g
     assert running.metric("upload_bytes") == 0
 
 
+# ------------------------------------------------------------ memory
+
+
+LARGE = encoded(Image.effect_noise((2000, 1500), 60).convert("RGB"), compress_level=0)  # over 8 MiB
+
+
+@pytest.fixture
+def held_by_frontend():
+    """How many blocks of several megabytes the frontend's threads hold, and decoded pictures; no collection of garbage helps."""
+
+    def count() -> tuple[int, int]:
+        large = [trace for trace in tracemalloc.take_snapshot().traces if trace.size > 4 * MEBIBYTE]
+        # The client is in this process, too, and keeps what it sent; but not on a thread of the frontend's.
+        ours = [trace for trace in large if any(frame.filename == threading.__file__ for frame in trace.traceback)]
+        return len(ours), sum(isinstance(one, Image.Image) for one in gc.get_objects()) - before
+
+    gc.collect()
+    gc.disable()
+    before = sum(isinstance(one, Image.Image) for one in gc.get_objects())
+    tracemalloc.start(20)
+    yield count
+    tracemalloc.stop()
+    gc.enable()
+
+
 class Watched:
     """A request that can be watched being forgotten, which protobuf's own cannot."""
 
@@ -243,7 +268,7 @@ class Watched:
         return getattr(self._message, name)
 
 
-def test_a_stream_does_not_keep_the_pictures_of_its_request(artist, scheduler, monkeypatch) -> None:
+def test_a_stream_does_not_keep_the_pictures_of_its_request(artist, scheduler, monkeypatch, held_by_frontend) -> None:
     running = artist()
     requests = []
     parse = rpc._parsed
@@ -254,21 +279,36 @@ def test_a_stream_does_not_keep_the_pictures_of_its_request(artist, scheduler, m
         return made
 
     monkeypatch.setattr(rpc, "_parsed", watched)
-    picture = encoded(Image.effect_noise((2000, 1500), 60).convert("RGB"), compress_level=0)
-    assert len(picture) > 8 * MEBIBYTE
-    request = pb.GenerateRequest(job={"parameters": {"init_image": picture}})
-    tracemalloc.start(20)
-    try:
-        stream = running.generation.Generate(request, timeout=20)
-        scheduler.accept(scheduler.submitted())
-        next(stream)
-        gc.collect()
-        large = [trace for trace in tracemalloc.take_snapshot().traces if trace.size > 4 * MEBIBYTE]
-    finally:
-        tracemalloc.stop()
-    # The client is in this process, too, and keeps what it sent; but not on the frontend's thread.
-    assert [trace for trace in large if any(frame.filename == threading.__file__ for frame in trace.traceback)] == []
+    stream = generate(running, init_image=LARGE)
+    scheduler.accept(scheduler.submitted())
+    next(stream)
+    assert held_by_frontend() == (0, 0)
     assert [reference() for reference in requests] == [None]
+
+
+@pytest.mark.parametrize("picture", [LARGE[:-1000], b"x" * 9 * MEBIBYTE])
+def test_a_picture_that_is_refused_is_let_go_of_at_once(artist, asking, held_by_frontend, picture) -> None:
+    running = artist()
+    request = pb.JobRequest(parameters={"init_image": picture})
+    for _ in range(3):
+        refused(asking(running.generation.CreateJob, pb.CreateJobRequest(job=request)))
+        refused(running.generation.Generate(pb.GenerateRequest(job=request), timeout=20))
+    running.wait_for_metric(3, "rpcs_total", method="Generate", code="INVALID_ARGUMENT")
+    assert held_by_frontend() == (0, 0)
+
+
+def test_a_picture_that_is_turned_away_is_let_go_of_at_once(artist, asking, held, held_by_frontend) -> None:
+    running = artist(upload_threads=1, upload_wait_s=0.1)
+    first = generate(running, init_image=LARGE)
+    assert held.begun.acquire(timeout=BOUND_S)
+    request = pb.JobRequest(parameters={"init_image": LARGE})
+    for _ in range(2):
+        refused(asking(running.generation.CreateJob, pb.CreateJobRequest(job=request)))
+        refused(running.generation.Generate(pb.GenerateRequest(job=request), timeout=20))
+        running.generation.Generate(pb.GenerateRequest(job=request), timeout=20).cancel()
+    running.wait_for_metric(2, "rpcs_total", method="Generate", code="RESOURCE_EXHAUSTED")
+    assert held_by_frontend()[0] <= 1  # that of the first
+    first.cancel()
 
 
 def test_a_store_that_cannot_be_written_is_the_servers_fault(artist, config) -> None:

@@ -52,8 +52,8 @@ UUID = "123E4567-e89b-12d3-a456-426614174000"
 
 
 def spec(metadata: Any = (), catalogue: Catalogue = CATALOGUE, **job: Any) -> JobSpec:
-    request = generation_pb2.JobRequest(**job)
-    return validate.job_spec(Fields(), request, Sent.of(request.parameters), metadata, catalogue, max_images=16)
+    sent, request = Sent.taken(generation_pb2.JobRequest(**job))
+    return validate.job_spec(Fields(), request, sent, metadata, catalogue, max_images=16)
 
 
 def parameters(**fields: Any) -> Parameters:
