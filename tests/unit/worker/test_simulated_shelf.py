@@ -3,6 +3,7 @@
 import pytest
 
 from collodion.process.config import ConfigError
+from collodion.wire.jobs import AdapterInfo, AdapterKind
 from collodion.worker.config import WorkerConfig
 from collodion.worker.families.simulated_shelf import SimulatedShelf
 from collodion.worker.models import load_models, open_library
@@ -57,3 +58,17 @@ def test_a_model_that_is_named_twice_is_refused():
 def test_a_worker_without_any_model_is_refused():
     with pytest.raises(ConfigError, match="at least one"):
         open_library(WorkerConfig(models=()))
+
+
+def test_simulated_models_have_the_adapters_that_they_are_said_to_have():
+    contents = shelf("a", simulated_adapters=("ink", "wool:whole", "glow:embedding")).look()
+    assert contents.adapters == (
+        AdapterInfo("ink", AdapterKind.LOW_RANK),
+        AdapterInfo("wool", AdapterKind.WHOLE),
+        AdapterInfo("glow", AdapterKind.EMBEDDING),
+    )
+
+
+def test_an_adapter_of_no_kind_is_a_wrong_setting():
+    with pytest.raises(ConfigError, match="simulated_adapters"):
+        shelf("a", simulated_adapters=("ink:blue",))

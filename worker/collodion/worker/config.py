@@ -148,6 +148,9 @@ class WorkerConfig:
     simulated_model_mib: tuple[str, ...] = setting(
         ("0",), "What a simulated model is said to take of the device's memory: MIB for all, NAME:MIB for one."
     )
+    simulated_adapters: tuple[str, ...] = setting(
+        (), "Adapters that simulated models are said to take: NAME for a low-rank one, NAME:whole, NAME:embedding."
+    )
     metrics_host: str = setting("127.0.0.1", "Address of the metrics endpoint; it has no authentication.")
     metrics_port: int = setting(9472, "Port of the metrics endpoint; 0 takes any free one.", low=0, high=65535)
     log_format: LogFormat = setting(LogFormat.TEXT, "text for people, json for machines.")

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 
 from collodion.process.config import ConfigError
+from collodion.wire.jobs import AdapterInfo, AdapterKind
 from collodion.worker.config import WorkerConfig
 from collodion.worker.families.simulated import Simulated
 from collodion.worker.pipeline import AnyPipeline
@@ -28,12 +29,14 @@ class SimulatedShelf:
         self._troubles = {name: word for name, word in loads.items() if word in _TROUBLES}
         costs = {name: word for name, word in loads.items() if word not in _TROUBLES}
         self._load_s = {name: ms / 1000 for name, ms in _numbers("simulated_load_ms", costs).items()}
+        self._adapters = tuple(_adapter(word) for word in config.simulated_adapters)
         self._mib = _numbers("simulated_model_mib", _by_name("simulated_model_mib", config.simulated_model_mib))
 
     def look(self) -> Contents:
         """See Shelf."""
         made = (self._made(name) for name in self._names)
-        return Contents(tuple(ShelvedModel(model.info.name, model.info, model.weight_bytes) for model in made))
+        models = tuple(ShelvedModel(model.info.name, model.info, model.weight_bytes) for model in made)
+        return Contents(models, self._adapters)
 
     def load(self, name: str, progress: Progress) -> AnyPipeline:
         """See Shelf."""
@@ -56,6 +59,14 @@ class SimulatedShelf:
                 raise MemoryError
             case "crash":
                 os._exit(3)
+
+
+def _adapter(word: str) -> AdapterInfo:
+    name, _, kind = word.partition(":")
+    try:
+        return AdapterInfo(name, AdapterKind(kind or AdapterKind.LOW_RANK))
+    except ValueError as error:
+        raise ConfigError(f"simulated_adapters: {word!r} is none of NAME, NAME:whole, NAME:embedding") from error
 
 
 def _by_name(setting: str, words: Sequence[str]) -> dict[str, str]:
