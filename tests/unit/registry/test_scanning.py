@@ -370,6 +370,29 @@ def test_a_hostile_or_damaged_folder_is_refused_and_the_rest_is_found(
         read_model(folder, "bad")
 
 
+def test_a_stray_config_hides_nothing(tmp_path: Path) -> None:
+    """Trainers leave theirs beside what they made."""
+    zeros(tmp_path / "loras" / "cat.safetensors", LORA_SD1)
+    for text in ('{"learning_rate": 1e-4}', "nonsense", "[]"):
+        (tmp_path / "loras" / "config.json").write_text(text)
+        assert list(scan(tmp_path).adapters) == ["cat"]
+
+
+def test_a_quantized_file_is_said_to_be_one(tmp_path: Path) -> None:
+    (tmp_path / "flux.gguf").write_bytes(b"GGUF")
+    assert "is quantized" in reasons(scan(tmp_path))["flux.gguf"]
+
+
+def test_a_cache_that_is_none_ends_no_scan(tmp_path: Path) -> None:
+    odd = tmp_path / "models--a--b"
+    odd.mkdir()
+    (odd / "snapshots").write_text("a file")
+    zeros(tmp_path / "cat.safetensors", LORA_SD1)
+    found = scan(tmp_path)
+    assert list(found.adapters) == ["cat"]
+    assert "cannot be listed" in reasons(found)["snapshots"]
+
+
 def test_python_files_in_a_folder_are_not_run(tmp_path: Path) -> None:
     folder = shapes_in(tmp_path / "shapes")
     for place in (folder, folder / "unet"):
@@ -391,6 +414,9 @@ def test_a_sidecar_names_another_vae(tmp_path: Path, checkpoint: Callable[[Path]
     assert dream.part("vae") == dream.vae.part
     assert {file.path.name for file in dream.files} == {"dream.safetensors", "sharp.safetensors"}
     assert dream.license == "openrail"
+    assert read_model(tmp_path / "dream.safetensors", "dream", scan(tmp_path).vaes) == dream
+    with pytest.raises(ModelUnusable, match="VAE 'sharp'; there are: none"):
+        read_model(tmp_path / "dream.safetensors", "dream")
 
 
 def test_a_vae_that_is_not_there_is_asked_for_by_name(tmp_path: Path) -> None:

@@ -12,14 +12,20 @@ from collodion.worker.registry.recognising import Kind, kind_of
 from collodion.worker.registry.sidecars import sidecar_of
 from collodion.worker.registry.sources import AdapterSource, ModelSource, Refusal, VaeSource, WeightFile
 
-MODEL_SUFFIXES = (".safetensors", ".sft")
-PICKLE_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
+_PICKLES = (".ckpt", ".pt", ".pth", ".bin")
+_QUANTIZED = ".gguf"
+SUFFIXES = (".safetensors", ".sft", *_PICKLES, _QUANTIZED)
+"""Of files that are looked at."""
 _SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 _FOLDER_INSTEAD = frozenset({Kind.FLUX, Kind.SD3, Kind.TRANSFORMER})
 
 
 def read_file(path: Path) -> ModelSource | AdapterSource | VaeSource | Refusal:
-    """What this safetensors file is, without a name. Raises ModelUnusable."""
+    """What this file is, without a name. Raises ModelUnusable."""
+    if path.suffix.lower() in _PICKLES:
+        return Refusal(path, _how_to_convert(path))
+    if path.suffix.lower() == _QUANTIZED:
+        return Refusal(path, f"{path} is quantized (GGUF), which this version does not run")
     if _SHARD.search(path.stem):
         return Refusal(path, f"{path} is a piece of a model: keep the folder whole that it came in")
     header = read_header(path)
@@ -39,14 +45,6 @@ def read_file(path: Path) -> ModelSource | AdapterSource | VaeSource | Refusal:
             return Refusal(path, _advice(path, header, other))
 
 
-def read_pickle(path: Path) -> Refusal:
-    """Of a format that can hold code."""
-    wanted = path.with_suffix(".safetensors")
-    if wanted.exists():
-        return Refusal(path, f"{path} may hold code and is not read; {wanted.name} beside it is")
-    return Refusal(path, f"{path} may hold code and is not read: `collodion convert {_word(path)} {_word(wanted)}`")
-
-
 def beside(path: Path) -> tuple[Path, ...]:
     """The files beside a single file that say more of it: ours, A1111's, and a pickle's safetensors."""
     return sidecar_of(path), path.with_suffix(".yaml"), path.with_suffix(".safetensors")
@@ -59,6 +57,13 @@ def _advice(path: Path, header: Header, kind: Kind) -> str:
         first = next(iter(header.tensors), "nothing")
         return f"{path} holds {kind.value} (its first tensor is {first[:100]!r})"
     return f"{path} is {kind.value}, which this version does not use"
+
+
+def _how_to_convert(path: Path) -> str:
+    wanted = path.with_suffix(".safetensors")
+    if wanted.exists():
+        return f"{path} may hold code and is not read; {wanted.name} beside it is"
+    return f"{path} may hold code and is not read: `collodion convert {_word(path)} {_word(wanted)}`"
 
 
 def _word(path: Path) -> str:

@@ -9,10 +9,12 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
+from collodion.worker.registry.documents import json_object
 from collodion.worker.registry.errors import ModelUnusable
-from collodion.worker.registry.files import MODEL_SUFFIXES, PICKLE_SUFFIXES, beside, read_file, read_pickle
+from collodion.worker.registry.files import SUFFIXES, beside, read_file
 from collodion.worker.registry.folders import INDEX, read_folder, read_vae_folder
 from collodion.worker.registry.naming import Found, named
 from collodion.worker.registry.sources import AdapterSource, ModelSource, Refusal, Registry, VaeSource
@@ -48,11 +50,7 @@ def scan(directory: Path, previous: Registry | None = None) -> Registry:
     found: dict[_Candidate, Outcome] = {}
     walk = _Walk(directory)
     for candidate in walk:
-        signature = _signature(candidate)
-        known = before.get(candidate.path)
-        if known is None or known.signature != signature:
-            known = Seen(signature, _looked_at(candidate))
-        seen[candidate.path] = known
+        known = seen[candidate.path] = _seen(candidate, before.get(candidate.path))
         found[candidate] = known.outcome
     refusals = [*walk.refusals, *(outcome for outcome in found.values() if isinstance(outcome, Refusal))]
     vaes = _named(found, VaeSource, refusals)
@@ -62,19 +60,26 @@ def scan(directory: Path, previous: Registry | None = None) -> Registry:
     return Registry(directory, models, adapters, vaes, tuple(refusals), seen)
 
 
-def read_model(path: Path, name: str) -> ModelSource:
-    """The model in this folder or single file, under a name that is given. Raises ModelUnusable."""
-    path = path.expanduser().absolute()
+def read_model(path: Path, name: str, vaes: Mapping[str, VaeSource] = MappingProxyType({})) -> ModelSource:
+    """The model in this folder or single file, under a name that is given; `vaes` are those that its sidecar may name.
+
+    Raises:
+        ModelUnusable: it cannot be used.
+    """
+    return _with_vae(replace(_alone(path.expanduser().absolute()), name=name), vaes)
+
+
+def _alone(path: Path) -> ModelSource:
     if path.is_dir():
         if not (path / INDEX).is_file():
             raise ModelUnusable(f"{path} is not a diffusers folder: it has no {INDEX}")
-        return read_folder(path, name)
-    outcome = read_pickle(path) if path.suffix.lower() in PICKLE_SUFFIXES else read_file(path)
+        return read_folder(path, "")
+    outcome = read_file(path)
     if isinstance(outcome, Refusal):
         raise ModelUnusable(outcome.reason)
     if not isinstance(outcome, ModelSource):
         raise ModelUnusable(f"{path} is not a model")
-    return replace(outcome, name=name)
+    return outcome
 
 
 # ---------------------------------------------------------------------- the walk
@@ -91,15 +96,15 @@ class _Walk:
 
     def __iter__(self) -> Iterator[_Candidate]:
         yield from self._inside(self._directory, Path(), 0)
+        # As A1111's web UI has them: beside its models.
         embeddings = self._directory.parent / "embeddings"
-        # As A1111's web UI has it: beside its models.
-        if (self._directory / "Stable-diffusion").is_dir() and embeddings.is_dir():
+        if os.path.isdir(self._directory / "Stable-diffusion") and os.path.isdir(embeddings):  # noqa: PTH112  # never raises
             yield from self._inside(embeddings, Path("embeddings"), 1)
 
     def _inside(self, folder: Path, below: Path, depth: int) -> Iterator[_Candidate]:
         entries = self._listed(folder, depth)
         names = {entry.name for entry in entries}
-        if INDEX in names or "config.json" in names:
+        if INDEX in names or ("config.json" in names and _is_part(folder)):
             yield _Candidate(folder, below, is_folder=True)
             return
         if "snapshots" in names and folder.name.startswith("models--"):
@@ -111,7 +116,7 @@ class _Walk:
             path = folder / entry.name
             if _is_directory(entry):
                 yield from self._inside(path, below / entry.name, depth + 1)
-            elif path.suffix.lower() in MODEL_SUFFIXES + PICKLE_SUFFIXES:
+            elif path.suffix.lower() in SUFFIXES:
                 yield _Candidate(path, below / entry.name, is_folder=False)
 
     def _listed(self, folder: Path, depth: int) -> list["os.DirEntry[str]"]:
@@ -135,14 +140,25 @@ class _Walk:
 
     def _snapshot(self, folder: Path, below: Path, depth: int) -> Iterator[_Candidate]:
         """Of a repository in a Hugging Face cache: what `main` is, or else the newest."""
-        revisions = [path for path in (folder / "snapshots").iterdir() if path.is_dir()]
+        revisions = [entry for entry in self._listed(folder / "snapshots", depth) if _is_directory(entry)]
         try:
             main = (folder / "refs" / "main").read_text().strip()
         except (OSError, ValueError):
             main = ""
-        chosen = max(revisions, key=lambda path: (path.name == main, path.stat().st_mtime_ns, path.name), default=None)
+        chosen = max(
+            revisions, key=lambda each: (each.name == main, *_state(Path(each.path))[3:], each.name), default=None
+        )
         if chosen is not None:
-            yield from self._inside(chosen, below / "snapshots" / chosen.name, depth + 2)
+            yield from self._inside(Path(chosen.path), below / "snapshots" / chosen.name, depth + 2)
+
+
+def _is_part(folder: Path) -> bool:
+    """Whether its `config.json` is a model's; others leave one in a directory, too."""
+    try:
+        said = json_object(folder / "config.json")
+    except ModelUnusable:
+        return False
+    return any(key in said for key in ("_class_name", "architectures", "model_type"))
 
 
 def _is_directory(entry: "os.DirEntry[str]") -> bool:
@@ -155,11 +171,21 @@ def _is_directory(entry: "os.DirEntry[str]") -> bool:
 # ---------------------------------------------------------------------- one candidate
 
 
+def _seen(candidate: _Candidate, before: Seen | None) -> Seen:
+    try:
+        signature = _signature(candidate)
+    except OSError as error:
+        return Seen((), Refusal(candidate.path, f"{candidate.path} cannot be read: {error.strerror or error}"))
+    if before is not None and before.signature == signature:
+        return before
+    return Seen(signature, _looked_at(candidate))
+
+
 def _looked_at(candidate: _Candidate) -> Outcome:
     path = candidate.path
     try:
         if not candidate.is_folder:
-            return read_pickle(path) if path.suffix.lower() in PICKLE_SUFFIXES else read_file(path)
+            return read_file(path)
         return read_folder(path, "") if (path / INDEX).is_file() else read_vae_folder(path, "")
     except ModelUnusable as error:
         return Refusal(path, error.reason)
@@ -203,12 +229,17 @@ def _with_vaes(
     """The models with the VAEs that their sidecars name."""
     whole: dict[str, ModelSource] = {}
     for name, model in models.items():
-        wanted = model.sidecar.get("vae")
-        if wanted is None:
-            whole[name] = model
-        elif wanted in vaes:
-            whole[name] = replace(model, vae=vaes[wanted])
-        else:
-            known = ", ".join(vaes) or "none"
-            refusals.append(Refusal(model.path, f"{model.path} is to use VAE {wanted!r}; there are: {known}"))
+        try:
+            whole[name] = _with_vae(model, vaes)
+        except ModelUnusable as error:
+            refusals.append(Refusal(model.path, error.reason))
     return whole
+
+
+def _with_vae(model: ModelSource, vaes: Mapping[str, VaeSource]) -> ModelSource:
+    wanted = model.sidecar.get("vae")
+    if wanted is None:
+        return model
+    if wanted not in vaes:
+        raise ModelUnusable(f"{model.path} is to use VAE {wanted!r}; there are: {', '.join(vaes) or 'none'}")
+    return replace(model, vae=vaes[wanted])
