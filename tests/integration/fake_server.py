@@ -262,6 +262,9 @@ class FakeServer(generation_pb2_grpc.GenerationServiceServicer, model_pb2_grpc.M
     def UnloadModel(self, request: Any, context: Any) -> Any:
         return self._unary("UnloadModel", request, context)
 
+    def ListAdapters(self, request: Any, context: Any) -> Any:
+        return self._unary("ListAdapters", request, context)
+
 
 def model(name: str = "shapes", **fields: Any) -> model_pb2.Model:
     known = {
@@ -276,6 +279,14 @@ def model(name: str = "shapes", **fields: Any) -> model_pb2.Model:
         "refused_samplers": [model_pb2.RefusedSampler(name="tcd", reason="needs distillation")],
     }
     return model_pb2.Model(**known | fields)
+
+
+def placed(residency: "model_pb2.Residency.ValueType", progress: float = 0.0, failure: str = "") -> model_pb2.Model:
+    """The model `shapes`, where it is."""
+    status = model_pb2.ModelStatus(
+        residency=residency, progress=progress, failure=failure, size_bytes=3 << 20, pinned=True, load_seconds=0.1
+    )
+    return model(status=status)
 
 
 def tiers() -> generation_pb2.ListTiersResponse:

@@ -25,6 +25,7 @@ from collodion.client.errors import (
     JobError,
     JobFailed,
     JobLost,
+    ModelUnusable,
     NotFound,
     NotReady,
     NotSupported,
@@ -66,7 +67,7 @@ from collodion.client.jobs import (
     Stage,
     Timings,
 )
-from collodion.client.models import Model
+from collodion.client.models import Adapter, AdapterKind, Model, ModelStatus, Residency
 from collodion.client.requests import JobOptions
 from collodion.client.result import Generation
 from collodion.client.retries import RetryPolicy
@@ -76,6 +77,8 @@ __all__ = [
     "DEFAULT_SERVER",
     "Accepted",
     "AccessDenied",
+    "Adapter",
+    "AdapterKind",
     "AsyncClient",
     "Cancelled",
     "Client",
@@ -108,6 +111,8 @@ __all__ = [
     "JobState",
     "Lora",
     "Model",
+    "ModelStatus",
+    "ModelUnusable",
     "NotFound",
     "NotReady",
     "NotSupported",
@@ -118,6 +123,7 @@ __all__ = [
     "PromptSyntax",
     "Reattached",
     "RequestIdReused",
+    "Residency",
     "RetryPolicy",
     "ServerBusy",
     "ServerError",

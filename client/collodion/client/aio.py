@@ -1,6 +1,7 @@
 """The asyncio client: `collodion.client.client` with `await`. One belongs to the event loop that it was made in."""
 
 import contextlib
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Self, Unpack
@@ -13,7 +14,8 @@ from collodion.client.channel import Connection
 from collodion.client.events import Event, Preview, Progress
 from collodion.client.images import Image
 from collodion.client.jobs import Explanation, Job, JobState
-from collodion.client.models import Model
+from collodion.client.loading import Awaited
+from collodion.client.models import Adapter, Model
 from collodion.client.requests import JobOptions
 from collodion.client.result import Callbacks, Gathering, Generation
 from collodion.client.tiers import Tier
@@ -169,6 +171,51 @@ class AsyncClient(BaseClient):
             self._calls.model.GetModel, requests.made(model_pb2.GetModelRequest, name=name)
         )
         return Model.of(answer.model)
+
+    async def load_model(
+        self,
+        name: str,
+        *,
+        wait: bool = True,
+        timeout_s: float | None = None,
+        on_progress: Callable[[Model], object] | None = None,
+    ) -> Model:
+        """Has a model loaded, and kept in memory until `unload_model`, or until the server's scheduler is restarted.
+
+        Args:
+            wait: until it is in memory, but no longer than `timeout_s`; with None as long as it takes. Else it returns at once.
+            on_progress: is given the model whenever it was looked at; `status.progress` is 0 to 1.
+
+        Raises:
+            NotFound: there is none of this name. ModelUnusable: it cannot be loaded, or does not fit beside what is pinned.
+            TimedOut: it is not in memory after `timeout_s`.
+        """
+        awaited = Awaited(timeout_s, time.monotonic())
+        answer = await self._calls.unary(
+            self._calls.model.LoadModel, requests.made(model_pb2.LoadModelRequest, name=name)
+        )
+        model = Model.of(answer.model)
+        while wait and (pause_s := awaited.pause_s(model, time.monotonic())) is not None:
+            if on_progress is not None:
+                on_progress(model)
+            await self._calls.pause(pause_s)
+            model = await self.model(name)
+        return model
+
+    async def unload_model(self, name: str) -> Model:
+        """Gives a model's memory back once nothing runs on it. A later request loads it again.
+
+        Raises:
+            NotFound: there is none of this name.
+        """
+        request = requests.made(model_pb2.UnloadModelRequest, name=name)
+        answer = await self._calls.unary(self._calls.model.UnloadModel, request)
+        return Model.of(answer.model)
+
+    async def adapters(self) -> tuple[Adapter, ...]:
+        """The LoRAs, other adapters and embeddings that requests may name, by name."""
+        answer = await self._calls.unary(self._calls.model.ListAdapters, model_pb2.ListAdaptersRequest())
+        return tuple(map(Adapter.of, answer.adapters))
 
     async def tiers(self) -> tuple[Tier, ...]:
         """The classes of service that a job may ask for, in the server's order."""

@@ -57,6 +57,11 @@ class AsyncCalls:
                 raise ClientClosed from None
             await asyncio.sleep(delay_s)
 
+    async def pause(self, seconds: float) -> None:
+        """As `Calls.pause`."""
+        await asyncio.sleep(seconds)
+        self._check_open()
+
     async def download(
         self, request: generation_pb2.DownloadImageRequest
     ) -> tuple[generation_pb2.DownloadImageResponse, ...]:

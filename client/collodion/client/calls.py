@@ -56,6 +56,11 @@ class Calls:
                 delay_s = retries.delay_s(from_rpc(error, self._connection.server))
             self._closed.wait(delay_s)
 
+    def pause(self, seconds: float) -> None:
+        """Waits. Raises ClientClosed."""
+        self._closed.wait(seconds)
+        self._check_open()
+
     def download(
         self, request: generation_pb2.DownloadImageRequest
     ) -> tuple[generation_pb2.DownloadImageResponse, ...]:

@@ -4,6 +4,7 @@ A stream takes a thread of its own to notice silence; for hundreds of them use `
 """
 
 import contextlib
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Self, Unpack
@@ -16,7 +17,8 @@ from collodion.client.channel import Connection
 from collodion.client.events import Event, Preview, Progress
 from collodion.client.images import Image
 from collodion.client.jobs import Explanation, Job, JobState
-from collodion.client.models import Model
+from collodion.client.loading import Awaited
+from collodion.client.models import Adapter, Model
 from collodion.client.requests import JobOptions
 from collodion.client.result import Callbacks, Gathering, Generation
 from collodion.client.tiers import Tier
@@ -163,6 +165,49 @@ class Client(BaseClient):
         """
         answer = self._calls.unary(self._calls.model.GetModel, requests.made(model_pb2.GetModelRequest, name=name))
         return Model.of(answer.model)
+
+    def load_model(
+        self,
+        name: str,
+        *,
+        wait: bool = True,
+        timeout_s: float | None = None,
+        on_progress: Callable[[Model], object] | None = None,
+    ) -> Model:
+        """Has a model loaded, and kept in memory until `unload_model`, or until the server's scheduler is restarted.
+
+        Args:
+            wait: until it is in memory, but no longer than `timeout_s`; with None as long as it takes. Else it returns at once.
+            on_progress: is given the model whenever it was looked at; `status.progress` is 0 to 1.
+
+        Raises:
+            NotFound: there is none of this name. ModelUnusable: it cannot be loaded, or does not fit beside what is pinned.
+            TimedOut: it is not in memory after `timeout_s`.
+        """
+        awaited = Awaited(timeout_s, time.monotonic())
+        answer = self._calls.unary(self._calls.model.LoadModel, requests.made(model_pb2.LoadModelRequest, name=name))
+        model = Model.of(answer.model)
+        while wait and (pause_s := awaited.pause_s(model, time.monotonic())) is not None:
+            if on_progress is not None:
+                on_progress(model)
+            self._calls.pause(pause_s)
+            model = self.model(name)
+        return model
+
+    def unload_model(self, name: str) -> Model:
+        """Gives a model's memory back once nothing runs on it. A later request loads it again.
+
+        Raises:
+            NotFound: there is none of this name.
+        """
+        request = requests.made(model_pb2.UnloadModelRequest, name=name)
+        answer = self._calls.unary(self._calls.model.UnloadModel, request)
+        return Model.of(answer.model)
+
+    def adapters(self) -> tuple[Adapter, ...]:
+        """The LoRAs, other adapters and embeddings that requests may name, by name."""
+        answer = self._calls.unary(self._calls.model.ListAdapters, model_pb2.ListAdaptersRequest())
+        return tuple(map(Adapter.of, answer.adapters))
 
     def tiers(self) -> tuple[Tier, ...]:
         """The classes of service that a job may ask for, in the server's order."""

@@ -4,6 +4,7 @@
     ├── InvalidRequest              yours: a field is out of range; `details.violations` lists all of them
     │   ├── RequestIdReused         the `request_id` was used for another request
     │   ├── NotReady                too early: the image is not finished
+    │   ├── ModelUnusable           the model's files, or an adapter's, cannot be used, or it is too large; the message says why
     │   └── NotSupported            this server cannot do that yet, or is older than this client
     ├── ClientClosed                yours: the client was closed before, or meanwhile by another thread
     ├── AccessDenied                yours: who you are, or what you may do
@@ -92,6 +93,10 @@ class RequestIdReused(InvalidRequest):
 
 class NotReady(InvalidRequest):
     """It is too early for this: the image is not finished."""
+
+
+class ModelUnusable(InvalidRequest):
+    """The model cannot be used: its files, or an adapter's, are broken or of a kind that is not run, or it does not fit the memory."""
 
 
 class NotSupported(InvalidRequest):

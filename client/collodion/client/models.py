@@ -1,16 +1,87 @@
-"""The models that a server can draw with, as frozen values."""
+"""The models that a server can draw with, and their adapters, as frozen values."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 
+from collodion.client.convert import word_of
 from collodion.v1 import model_pb2
+
+
+class Residency(StrEnum):
+    """Where a model is."""
+
+    UNSPECIFIED = "unspecified"
+    RESIDENT = "resident"
+    LOADING = "loading"
+    ON_DISK = "on_disk"
+    FAILED = "failed"
+
+
+class AdapterKind(StrEnum):
+    """What an adapter's file holds."""
+
+    UNSPECIFIED = "unspecified"
+    LOW_RANK = "low_rank"
+    WHOLE = "whole"
+    EMBEDDING = "embedding"
+
+
+@dataclass(frozen=True)
+class ModelStatus:
+    """Where a model is, and what it takes to have it in a device's memory.
+
+    `progress` of its loading is 0 to 1; `failure` says why it could not be loaded; `pinned`: it stays until it is unloaded by name;
+    `load_s` is how long loading it takes, None while nobody knows.
+    """
+
+    residency: Residency
+    size_bytes: int
+    progress: float
+    failure: str
+    pinned: bool
+    load_s: float | None
+
+    @classmethod
+    def of(cls, message: model_pb2.ModelStatus) -> "ModelStatus":
+        """From the protobuf message."""
+        return cls(
+            residency=word_of(Residency, message.residency),
+            size_bytes=message.size_bytes,
+            progress=message.progress,
+            failure=message.failure,
+            pinned=message.pinned,
+            load_s=message.load_seconds or None,
+        )
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A LoRA, another adapter or an embedding. `base` is the architecture that it is made for, empty if that cannot be told."""
+
+    name: str
+    kind: AdapterKind
+    base: str
+    size_bytes: int
+
+    @classmethod
+    def of(cls, message: model_pb2.Adapter) -> "Adapter":
+        """From the protobuf message."""
+        return cls(
+            name=message.name,
+            kind=word_of(AdapterKind, message.kind),
+            base=message.base,
+            size_bytes=message.size_bytes,
+        )
 
 
 @dataclass(frozen=True)
 class Model:
     """One model: what it accepts, and what a request gets that leaves a field open. Sizes in pixels.
 
-    `refused_samplers` maps a sampler that cannot be used with it to the reason. `workers` have it in memory.
+    `refused_samplers` maps a sampler that cannot be used with it to the reason. `workers` have it in memory. `base` is what its
+    adapters have to be made for. `init_images`, `masks`, `loras` and `weighted_prompts` say what a request may have. Of a model whose files
+    cannot be read only `name` and `status` are known.
     """
 
     name: str
@@ -31,6 +102,12 @@ class Model:
     workers: int
     dtype: str
     license: str
+    base: str
+    init_images: bool
+    masks: bool
+    loras: bool
+    weighted_prompts: bool
+    status: ModelStatus
 
     @classmethod
     def of(cls, message: model_pb2.Model) -> "Model":
@@ -54,4 +131,10 @@ class Model:
             workers=message.workers,
             dtype=message.dtype,
             license=message.license,
+            base=message.base,
+            init_images=message.init_images,
+            masks=message.masks,
+            loras=message.loras,
+            weighted_prompts=message.weighted_prompts,
+            status=ModelStatus.of(message.status),
         )

@@ -30,6 +30,9 @@ _CLASSES: dict[grpc.StatusCode, type[CollodionError]] = {
 }
 _BY_REASON: dict[tuple[grpc.StatusCode, str], type[CollodionError]] = {
     (grpc.StatusCode.RESOURCE_EXHAUSTED, "DEADLINE_INFEASIBLE"): errors.DeadlineInfeasible,
+    (grpc.StatusCode.RESOURCE_EXHAUSTED, "MODEL_TOO_LARGE"): errors.ModelUnusable,
+    (grpc.StatusCode.FAILED_PRECONDITION, "MODEL_UNUSABLE"): errors.ModelUnusable,
+    (grpc.StatusCode.FAILED_PRECONDITION, "ADAPTER_UNUSABLE"): errors.ModelUnusable,
 }
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from collodion.client import (
+    AdapterKind,
     DeadlinePolicy,
     Image,
     InvalidRequest,
@@ -19,6 +20,7 @@ from collodion.client import (
     Lora,
     OutputFormat,
     PromptSyntax,
+    Residency,
     Stage,
     requests,
 )
@@ -28,7 +30,7 @@ from collodion.client.convert import number_of, word_of
 from collodion.client.errors import CorruptImage
 from collodion.client.events import Progress, simple_event
 from collodion.client.jobs import Job, Parameters
-from collodion.v1 import generation_pb2, job_pb2
+from collodion.v1 import generation_pb2, job_pb2, model_pb2
 from tests.integration import fake_server as fake
 
 
@@ -40,6 +42,8 @@ from tests.integration import fake_server as fake
         (OutputFormat, job_pb2.OutputFormat),
         (PromptSyntax, job_pb2.PromptSyntax),
         (DeadlinePolicy, job_pb2.DeadlinePolicy),
+        (Residency, model_pb2.Residency),
+        (AdapterKind, model_pb2.AdapterKind),
     ],
 )
 def test_words_stand_in_the_order_of_the_protocols_numbers(words: Any, proto: Any) -> None:

@@ -25,12 +25,15 @@ def parser() -> argparse.ArgumentParser:
     )
     whole.add_argument("--version", action="version", version=f"collodion {version('collodion')}")
     commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_generate, _jobs, _watch, _why, _cancel, _models, _tiers, _serve, _demo, _profile, _convert):
+    for add in (_generate, _jobs, _watch, _why, _cancel, _models, _adapters, _tiers, _serve, _demo, _profile, _convert):
         add(commands)
     return whole
 
 
-def _command(commands: Any, name: str, summary: str, *, asks_server: bool = True) -> argparse.ArgumentParser:
+def _command(
+    commands: Any, name: str, summary: str, *, asks_server: bool = True, again: bool = False
+) -> argparse.ArgumentParser:
+    """A command. `again`: one of another command's, which has the flags for asking a server too."""
     command: argparse.ArgumentParser = commands.add_parser(
         name,
         help=summary,
@@ -39,18 +42,30 @@ def _command(commands: Any, name: str, summary: str, *, asks_server: bool = True
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     if asks_server:
-        command.add_argument(
-            "--server",
-            metavar="HOST:PORT",
-            default=os.environ.get("COLLODION_SERVER") or DEFAULT_SERVER,
-            help="the server's address (default: COLLODION_SERVER, or %(default)s)",
-        )
-        command.add_argument("--tenant", default="", help="who asks (default: the server's default tenant)")
-        command.add_argument(
-            "--timeout", metavar="SECONDS", type=_positive(float), default=10.0, help="for every answer (default: 10)"
-        )
-        command.add_argument("--json", action="store_true", help="JSON lines on standard output")
+        _server(command, again)
     return command
+
+
+def _server(command: argparse.ArgumentParser, again: bool) -> None:
+    def default(value: Any) -> Any:
+        return argparse.SUPPRESS if again else value  # else it would overrule what was said before the action
+
+    address = os.environ.get("COLLODION_SERVER") or DEFAULT_SERVER
+    command.add_argument(
+        "--server",
+        metavar="HOST:PORT",
+        default=default(address),
+        help=f"the server's address (default: COLLODION_SERVER, or {address})".replace("%", "%%"),
+    )
+    command.add_argument("--tenant", default=default(""), help="who asks (default: the server's default tenant)")
+    command.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        type=_positive(float),
+        default=default(10.0),
+        help="for every answer (default: 10)",
+    )
+    command.add_argument("--json", action="store_true", default=default(False), help="JSON lines on standard output")
 
 
 def _generate(commands: Any) -> None:
@@ -154,7 +169,20 @@ def _cancel(commands: Any) -> None:
 
 
 def _models(commands: Any) -> None:
-    _command(commands, "models", "list the models of the server")
+    command = _command(commands, "models", "list the models of the server, load one or unload one")
+    actions = command.add_subparsers(dest="action", metavar="load|unload")
+    load = _command(actions, "load", "load a model, and keep it in memory", again=True)
+    load.add_argument("name", metavar="MODEL", help="one that `collodion models` names")
+    load.add_argument("--no-wait", dest="wait", action="store_false", help="do not wait until it is in memory")
+    load.add_argument(
+        "--patience", type=_positive(float), metavar="SECONDS", help="wait no longer (default: as long as it takes)"
+    )
+    unload = _command(actions, "unload", "give a model's memory back once nothing runs on it", again=True)
+    unload.add_argument("name", metavar="MODEL", help="one that `collodion models` names")
+
+
+def _adapters(commands: Any) -> None:
+    _command(commands, "adapters", "list the LoRAs, other adapters and embeddings of the server")
 
 
 def _tiers(commands: Any) -> None:

@@ -1,4 +1,4 @@
-"""`collodion generate`, `jobs`, `watch`, `why`, `cancel`, `models`, `tiers`: what asks a server."""
+"""`collodion generate`, `jobs`, `watch`, `why`, `cancel`, `tiers`: what asks a server."""
 
 import argparse
 import datetime
@@ -7,21 +7,13 @@ import sys
 from pathlib import Path
 from typing import Any, cast
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from collodion.client.cli import deadlines, plain
 from collodion.client.cli.following import follow, prepare
 from collodion.client.cli.foreign import shown
-from collodion.client.client import Client
+from collodion.client.cli.tables import client_of, marked, print_lines, print_table
 from collodion.client.jobs import Job, JobState
-from collodion.client.models import Model
 from collodion.client.requests import JobOptions
 from collodion.client.tiers import Tier
-
-_ELASTIC = ("prompt", "samplers", "deadline")  # columns that give way first
-_NARROW = 90  # characters; on such a terminal even a job's id does
 
 
 def generate(arguments: argparse.Namespace) -> None:
@@ -29,7 +21,7 @@ def generate(arguments: argparse.Namespace) -> None:
     for path in filter(None, (arguments.init_image, arguments.mask_image)):
         _check_readable(path)
     prepare(arguments.output)
-    with _client(arguments) as client:
+    with client_of(arguments) as client:
         events = client.stream(arguments.prompt, **_options(arguments))
         follow(events, arguments.output, as_json=arguments.json, cancelling=client)
 
@@ -37,25 +29,25 @@ def generate(arguments: argparse.Namespace) -> None:
 def watch(arguments: argparse.Namespace) -> None:
     """Watches a job and saves its pictures."""
     prepare(arguments.output)
-    with _client(arguments) as client:
+    with client_of(arguments) as client:
         follow(client.watch(arguments.job_id), arguments.output, as_json=arguments.json)
 
 
 def jobs(arguments: argparse.Namespace) -> None:
     """Lists jobs."""
     states = [JobState(state) for state in arguments.state or ()]
-    with _client(arguments) as client:
+    with client_of(arguments) as client:
         found = client.list(states=states, labels=dict(arguments.labels or ()), page_size=min(arguments.limit, 1000))
         listed = list(itertools.islice(found, arguments.limit))
     if arguments.json:
-        _print_lines(listed)
+        print_lines(listed)
     else:
-        _print_table(("job", "state", "done", "model", "tier", "deadline", "prompt"), [_job_row(job) for job in listed])
+        print_table(("job", "state", "done", "model", "tier", "deadline", "prompt"), [_job_row(job) for job in listed])
 
 
 def why(arguments: argparse.Namespace) -> None:
     """Says why a job is not finished sooner."""
-    with _client(arguments) as client:
+    with client_of(arguments) as client:
         job = client.get(arguments.job_id)
     if arguments.json:
         names = (
@@ -80,38 +72,22 @@ def why(arguments: argparse.Namespace) -> None:
 
 def cancel(arguments: argparse.Namespace) -> None:
     """Cancels a job."""
-    with _client(arguments) as client:
+    with client_of(arguments) as client:
         job = client.cancel(arguments.job_id)
     if arguments.json:
-        _print_lines([job])
+        print_lines([job])
     else:
         print(shown(f"job {job.job_id} is {job.state}"))
 
 
-def models(arguments: argparse.Namespace) -> None:
-    """Lists models."""
-    with _client(arguments) as client:
-        listed = client.models()
-    if arguments.json:
-        _print_lines(listed)
-    else:
-        _print_table(
-            ("model", "family", "size", "steps", "samplers", "workers"), [_model_row(model) for model in listed]
-        )
-
-
 def tiers(arguments: argparse.Namespace) -> None:
     """Lists the classes of service."""
-    with _client(arguments) as client:
+    with client_of(arguments) as client:
         listed = client.tiers()
     if arguments.json:
-        _print_lines(listed)
+        print_lines(listed)
     else:
-        _print_table(("tier", "deadline after", "weight"), [_tier_row(tier) for tier in listed])
-
-
-def _client(arguments: argparse.Namespace) -> Client:
-    return Client(arguments.server, tenant=arguments.tenant, timeout_s=arguments.timeout)
+        print_table(("tier", "deadline after", "weight"), [_tier_row(tier) for tier in listed])
 
 
 def _check_readable(path: Path) -> None:
@@ -137,39 +113,5 @@ def _job_row(job: Job) -> tuple[str, ...]:
     return job.job_id, job.state, done, job.parameters.model, job.tier, deadlines.cell(job), job.parameters.prompt
 
 
-def _model_row(model: Model) -> tuple[str, ...]:
-    size = f"{model.native_width}×{model.native_height}"
-    name = _marked(model.name, model.is_default)
-    return name, model.family, size, str(model.default_steps), ", ".join(model.samplers), str(model.workers)
-
-
 def _tier_row(tier: Tier) -> tuple[str, ...]:
-    return _marked(tier.name, tier.is_default), deadlines.default_slo(tier), f"{tier.weight:g}"
-
-
-def _marked(name: str, is_default: bool) -> str:
-    return f"{name} (default)" if is_default else name
-
-
-def _print_lines(values: Any) -> None:
-    for value in values:
-        print(plain.line(**plain.fields_of(value)))
-
-
-def _print_table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    console = Console(markup=False, highlight=False, emoji=False)
-    if not console.is_terminal:
-        for row in rows:
-            print("\t".join(map(shown, row)))
-        return
-    table = Table(box=None, pad_edge=False)
-    elastic = (*_ELASTIC, "job") if console.width < _NARROW else _ELASTIC
-    for heading in headings:
-        table.add_column(heading, overflow="fold", no_wrap=heading not in elastic)
-    for row in rows:
-        table.add_row(*(_cell(heading, text) for heading, text in zip(headings, row, strict=True)))
-    console.print(table)
-
-
-def _cell(heading: str, text: str) -> Text:
-    return Text(shown(text), no_wrap=True, overflow="ellipsis") if heading == "prompt" else Text(shown(text))
+    return marked(tier.name, tier.is_default), deadlines.default_slo(tier), f"{tier.weight:g}"

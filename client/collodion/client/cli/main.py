@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from collodion.client.cli import deadlines, jobs
+from collodion.client.cli import deadlines, jobs, models
 from collodion.client.cli.arguments import parser
 from collodion.client.cli.exits import Exit, as_json, exit_of, sentence
 from collodion.client.cli.foreign import shown
@@ -47,7 +47,8 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "watch": jobs.watch,
     "why": jobs.why,
     "cancel": jobs.cancel,
-    "models": jobs.models,
+    "models": models.models,
+    "adapters": models.adapters,
     "tiers": jobs.tiers,
     "serve": _serve,
     "demo": _demo,
