@@ -9,8 +9,17 @@ from typing import Any
 import PIL.Image
 import pytest
 
-from collodion.client import AsyncClient, InvalidRequest, JobFailed, JobState, NotFound, Progress, RequestIdReused
-from collodion.client.result import Callbacks, Gathering
+from collodion.client import (
+    Accepted,
+    AsyncClient,
+    Failed,
+    Finished,
+    InvalidRequest,
+    JobState,
+    NotFound,
+    Progress,
+    RequestIdReused,
+)
 
 ADAPTERS = "--simulated-adapters=ink,wool:whole,glow:embedding"
 GREEN = PIL.Image.new("RGB", (96, 64), (0, 255, 0))
@@ -131,19 +140,16 @@ def test_what_waiting_jobs_begin_from_is_not_pruned_and_what_is_lost_is_told(
         eventually(lambda: not forgotten.exists(), "it was pruned")
         assert set(uploads(stack)) == needed
         (stack.artifacts / f"uploads/{lost.parameters.init_image_sha256}.png").unlink()
+        watched = [client.watch(job.job_id) for job in (kept, lost)]
+        for events in watched:
+            assert isinstance(next(events), Accepted)
         stack.start("worker-0")
-        with pytest.raises(JobFailed, match="send it again") as caught:
-            _followed(client, lost.job_id)
-        assert caught.value.reason == "UPLOAD_LOST"
-        assert client.watch(kept.job_id)
+        assert isinstance(list(watched[0])[-1], Finished)
+        failed = list(watched[1])[-1]
+    assert isinstance(failed, Failed)
+    assert failed.failure.reason == "UPLOAD_LOST"
+    assert "send it again" in failed.failure.message
 
 
 def _make_old(path: Path) -> None:
     os.utime(path, (1, 1))
-
-
-def _followed(client: Any, job_id: str) -> Any:
-    gathering = Gathering(Callbacks())
-    for event in client.watch(job_id):
-        gathering.take(event)
-    return gathering.result()
