@@ -43,11 +43,17 @@ class Adapters:
 
     components: all that models of this architecture have and that adapters change, by diffusers' names for them; None for one that is
     not loaded. They are on their device, in their dtype, and stay there. exclude: beginnings of paths ("transformer.cap_embedder")
-    of modules that are not called row by row; an adapter for these is unusable.
+    of modules that are not called row by row; an adapter for these is unusable. every_row: the arithmetic goes over all rows, so that
+    which kernels run, and with them a row's rounding, does not depend on how many others have adapters; without it rows that have none
+    cost nothing.
     """
 
     def __init__(
-        self, components: Mapping[str, nn.Module | None], budgets: AdapterBudgets, exclude: Collection[str] = ()
+        self,
+        components: Mapping[str, nn.Module | None],
+        budgets: AdapterBudgets,
+        exclude: Collection[str] = (),
+        every_row: bool = True,
     ) -> None:
         self._sites = {
             component: sites_of(component, model, _within(component, exclude))
@@ -63,7 +69,7 @@ class Adapters:
         self._lock = threading.Lock()
         self._alive: WeakValueDictionary[FileKey, LoadedAdapter] = WeakValueDictionary()
         self._recent: OrderedDict[FileKey, LoadedAdapter] = OrderedDict()
-        self.bank = Bank(budgets.device_bytes, self._is_held)
+        self.bank = Bank(budgets.device_bytes, self._is_held, every_row)
         for sites in self._sites.values():
             attach(sites)
 

@@ -39,10 +39,10 @@ class Place(NamedTuple):
 
 @dataclass(eq=False)
 class Shelf:
-    """The pages of one segment. room: pages that every open pool has; 0: none is open. free: their numbers, least at the end."""
+    """The pages of one segment. room: pages that every open pool has; 0: none is open. readers: adapters of each open pool."""
 
     room: int = 0
-    free: list[int] = field(default_factory=list)
+    free: set[int] = field(default_factory=set)
     readers: dict[Site, int] = field(default_factory=dict)
 
     @property
@@ -54,6 +54,14 @@ class Shelf:
     def used(self) -> int:
         """Pages that are not free, the one with zeros among them."""
         return self.room - len(self.free)
+
+    def next_pages(self, count: int) -> list[int]:
+        """Which free pages so many ranks are to have: adjoining ones if there are, of which no copy has to be made to read them."""
+        free = sorted(self.free)
+        for first in range(len(free) - count + 1):
+            if free[first + count - 1] - free[first] == count - 1:
+                return free[first : first + count]
+        return free[:count]
 
 
 @dataclass(eq=False)
@@ -67,9 +75,13 @@ class _Resident:
 
 
 class Bank:
-    """All adapters of one model that are on its device. held: whether somebody keeps a `Use` of the adapter with this key."""
+    """All adapters of one model that are on its device.
 
-    def __init__(self, budget_bytes: int, held: Callable[[FileKey], bool]) -> None:
+    held: whether somebody keeps a `Use` of the adapter with this key. every_row: see Adapters.
+    """
+
+    def __init__(self, budget_bytes: int, held: Callable[[FileKey], bool], every_row: bool = True) -> None:
+        self._every_row = every_row
         self.budget_bytes = budget_bytes
         self.epoch = 0
         self.moves = 0
@@ -95,7 +107,7 @@ class Bank:
         whoever is in the batch (the next power of two if they are too few), so that shapes stay the same; 0: as few as will do, and
         none by the row if all rows have the same. Raises MemoryError if the budget cannot hold what these rows need.
         """
-        selection = Selection(component, rows, max(size, len(rows)), ranks)
+        selection = Selection(component, rows, max(size, len(rows)), ranks, self._every_row)
         self.refresh(selection)
         return selection
 
@@ -187,7 +199,7 @@ class Bank:
     def _drop(self, component: str, key: FileKey) -> None:
         resident = self._residents.pop((component, key))
         for segment, numbers in resident.pages.items():
-            self._shelves[Place(component, segment)].free += numbers
+            self._shelves[Place(component, segment)].free.update(numbers)
         for site in resident.products:
             self._shelves[Place(component, site.segment)].readers[site] -= 1
         self.epoch += 1
@@ -199,19 +211,18 @@ class Bank:
                 site.pool.close()
                 del shelf.readers[site]
             if not shelf.readers:
-                shelf.room, shelf.free = 0, []
+                shelf.room, shelf.free = 0, set()
                 continue
             if not shelf.free:
                 continue
-            free = set(shelf.free)
-            kept = [page for page in range(shelf.room) if page not in free]
+            kept = [page for page in range(shelf.room) if page not in shelf.free]
             renamed = {page: number for number, page in enumerate(kept)}
             for (component, _), resident in self._residents.items():
                 if component == place.component and place.segment in resident.pages:
                     resident.pages[place.segment] = [renamed[page] for page in resident.pages[place.segment]]
             for site in shelf.readers:
                 site.pool.resize(len(kept), torch.tensor(kept, device=site.place))
-            shelf.room, shelf.free = len(kept), []
+            shelf.room, shelf.free = len(kept), set()
         self.epoch += 1
         self.moves += 1
 
@@ -222,7 +233,7 @@ class Bank:
         for site in opened if not grown else [*shelf.readers, *opened]:
             site.pool.resize(room)
         shelf.readers.update(dict.fromkeys(opened, 0))
-        shelf.free = [*range(room - 1, max(shelf.room, _FIRST) - 1, -1), *shelf.free]
+        shelf.free.update(range(max(shelf.room, _FIRST), room))
         shelf.room = room
         if grown or opened:
             self.epoch += 1
@@ -236,7 +247,7 @@ class Bank:
         pages: dict[Segment, list[int]] = {}
         for segment, count in changes.pages.items():
             shelf = self._shelves[places[segment]]
-            numbers = shelf.free[: -count - 1 : -1]
+            numbers = shelf.next_pages(count)
             index = torch.tensor(numbers, dtype=torch.int64).to(_place_of(changes), non_blocking=True)
             for site in shelf.readers:
                 placed = changes.products.get(site)
@@ -246,7 +257,7 @@ class Bank:
                     site.pool.write(index, *placed.views(moved[site.dtype], site))
             pages[segment] = numbers
         for segment, numbers in pages.items():
-            del self._shelves[places[segment]].free[-len(numbers) :]
+            self._shelves[places[segment]].free.difference_update(numbers)
         for site in changes.products:
             self._shelves[places[site.segment]].readers[site] += 1
         self._residents[component, key] = _Resident(pages, changes.products, wholes, changes.whole_bytes)

@@ -20,7 +20,12 @@ class Change:
     def __call__(self, site: Site, inputs: torch.Tensor) -> torch.Tensor:
         """See Applied."""
         outputs = self._merged(site, inputs)
-        return outputs if self.product is None else self.product.add(site, inputs, outputs)
+        if self.product is None:
+            return outputs
+        if inputs.dtype is site.dtype and outputs.dtype is site.dtype:
+            return self.product.add(site, inputs, outputs)
+        nothing = torch.zeros_like(outputs, dtype=site.dtype)
+        return outputs + self.product.add(site, inputs.to(site.dtype), nothing).to(outputs.dtype)
 
     def _merged(self, site: Site, inputs: torch.Tensor) -> torch.Tensor:
         if len(self.merges) == 1 and self.merges[0].places is None:

@@ -5,7 +5,7 @@ the banks may have moved or dropped what a selection names; then it is worked ou
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 import torch
 
@@ -13,12 +13,13 @@ from collodion.worker.adapters.changes import Change
 from collodion.worker.adapters.loaded import FileKey, Use
 from collodion.worker.adapters.merging import Merge, Whole
 from collodion.worker.adapters.pool import PAGE
-from collodion.worker.adapters.products import Product
+from collodion.worker.adapters.products import Gathered, OfSome, Product, Shared
 from collodion.worker.adapters.reading import SiteChange
 from collodion.worker.adapters.sites import Segment, Site
 
 Row: TypeAlias = Sequence[Use]
 """The adapters of one row: none, one or several."""
+_FEW = 0.75  # of the rows; looking at those alone costs copies of what they read and wrote
 
 
 class Resident(Protocol):
@@ -40,12 +41,13 @@ class Resident(Protocol):
 class Selection:
     """The rows of one component's calls; see `Bank.select`. `epoch` is the banks' when `changes` was worked out."""
 
-    def __init__(self, component: str, rows: Sequence[Row], size: int, ranks: int) -> None:
+    def __init__(self, component: str, rows: Sequence[Row], size: int, ranks: int, every_row: bool) -> None:
         self.component = component
         own = [[use for use in row if use.scale and component in use.adapter.components] for row in rows]
         self.rows: list[list[Use]] = own + [[] for _ in range(size - len(rows))]
         self.filled = len(rows)
         self.ranks = ranks
+        self.every_row = every_row or ranks > 0
         self.epoch = -1
         self.changes: list[tuple[Site, Change]] = []
 
@@ -66,16 +68,19 @@ class Selection:
         self.changes = list(changes.items())
         self.epoch = epoch
 
-    def _product(self, segment: Segment, residents: Mapping[FileKey, Resident]) -> "Product | None":
-        pages: list[list[int]] = []
-        weights: list[list[float]] = []
-        for row in self.rows:
-            each = [(residents[use.adapter.key].pages.get(segment, ()), use.scale) for use in row]
-            pages.append([page for numbers, _ in each for page in numbers])
-            weights.append([scale for numbers, scale in each for _ in range(len(numbers) * PAGE)])
-        if not any(pages):
+    def _product(self, segment: Segment, residents: Mapping[FileKey, Resident]) -> Product | None:
+        rows = [_row_of(row, segment, residents) for row in self.rows]
+        having = [place for place, row in enumerate(rows) if row.pages]
+        if not having:
             return None
-        return _product(self, segment, pages, weights, residents)
+        users = (residents[use.adapter.key].products for use in self.uses)
+        site = next(site for products in users for site in products if site.segment is segment)
+        adjoining = having[-1] - having[0] == len(having) - 1
+        worthwhile = len(having) < self.filled if adjoining else len(having) <= _FEW * self.filled
+        if self.every_row or not worthwhile:
+            return _product(rows, self.filled, self.ranks, site)
+        own = _product([rows[place] for place in having], len(having), self.ranks, site)
+        return OfSome(len(rows), _whole_numbers(having, site), having[0] if adjoining else None, own)
 
     def _merges(self, residents: Mapping[FileKey, Resident]) -> dict[Site, list[Merge]]:
         """Rows that have the same changed matrices are one group. The padding may have anything."""
@@ -97,34 +102,53 @@ class Selection:
         return found
 
 
-def _product(
-    selection: Selection,
-    segment: Segment,
-    pages: list[list[int]],
-    weights: list[list[float]],
-    residents: Mapping[FileKey, Resident],
-) -> Product:
-    site = next(
-        site for use in selection.uses for site in residents[use.adapter.key].products if site.segment is segment
-    )
-    same = all(row == pages[0] for row in pages[: selection.filled])
-    if same and not selection.ranks:
-        pages, weights = pages[:1], _one_if_alike(weights, selection.filled)
-    width = max(map(len, pages))
-    if selection.ranks:
-        width = max(-(-selection.ranks // PAGE), 1 << (width - 1).bit_length())
-    numbers = [page for row in pages for page in row + [0] * (width - len(row))]
-    strengths = [row + [0.0] * (width * PAGE - len(row)) for row in weights]
-    weight = torch.tensor(strengths, dtype=torch.float32).to(site.dtype)
-    return Product(
-        rows=len(selection.rows),
-        ranks=width * PAGE,
-        pages=torch.tensor(numbers, dtype=torch.int64).to(site.place, non_blocking=True),
-        weights=(weight[0] if len(weight) == 1 else weight).to(site.place, non_blocking=True),
-        shared=same and not selection.ranks,
+class _Row(NamedTuple):
+    """The pages of a row in one segment, and the strength of each rank."""
+
+    pages: list[int]
+    weights: list[float]
+
+
+def _row_of(row: Row, segment: Segment, residents: Mapping[FileKey, Resident]) -> _Row:
+    each = [(residents[use.adapter.key].pages.get(segment, ()), use.scale) for use in row]
+    pages = [page for numbers, _ in each for page in numbers]
+    return _Row(pages, [scale for numbers, scale in each for _ in range(len(numbers) * PAGE)])
+
+
+def _product(rows: Sequence[_Row], filled: int, ranks: int, site: Site) -> Gathered | Shared:
+    """filled: so many rows count, the others are padding."""
+    same = all(row.pages == rows[0].pages for row in rows[:filled])
+    return _shared(rows, filled, site) if same and not ranks else _gathered(rows, ranks, site)
+
+
+def _gathered(rows: Sequence[_Row], ranks: int, site: Site) -> Gathered:
+    width = max(len(row.pages) for row in rows)
+    if ranks:
+        width = max(-(-ranks // PAGE), 1 << (width - 1).bit_length())
+    numbers = [page for row in rows for page in row.pages + [0] * (width - len(row.pages))]
+    weights = [row.weights + [0.0] * (width * PAGE - len(row.weights)) for row in rows]
+    return Gathered(len(rows), width * PAGE, _whole_numbers(numbers, site), _weights(weights, site))
+
+
+def _shared(rows: Sequence[_Row], filled: int, site: Site) -> Shared:
+    (pages, weights), ranks = rows[0], len(rows[0].weights)
+    alike = all(row.weights == weights for row in rows[:filled])
+    one = alike and len(set(weights)) == 1
+    by_row = weights if alike else [row.weights or [0.0] * ranks for row in rows]
+    return Shared(
+        rows=len(rows),
+        ranks=ranks,
+        pages=_whole_numbers(pages, site),
+        first=pages[0] if pages == list(range(pages[0], pages[0] + len(pages))) else None,
+        weights=None if one else _weights(by_row, site),
+        scale=weights[0] if one else 1.0,
     )
 
 
-def _one_if_alike(weights: list[list[float]], filled: int) -> list[list[float]]:
-    alike = all(row == weights[0] for row in weights[:filled])
-    return weights[:1] if alike else [row or [0.0] * len(weights[0]) for row in weights]
+def _whole_numbers(numbers: list[int], site: Site) -> torch.Tensor:
+    return torch.tensor(numbers, dtype=torch.int64).to(site.place, non_blocking=True)
+
+
+def _weights(weights: Sequence[object], site: Site) -> torch.Tensor:
+    """In the dtype of most of the segment's modules, so that these need not make another of it in each call."""
+    return torch.tensor(weights, dtype=torch.float32).to(site.place, site.dtype, non_blocking=True)
