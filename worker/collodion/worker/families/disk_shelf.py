@@ -1,5 +1,7 @@
 """Models and adapters that lie on a disk: those of the settings, and all of a models directory."""
 
+import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +13,9 @@ from collodion.worker.families.loading import Loading
 from collodion.worker.pipeline import AnyPipeline
 from collodion.worker.registry import AdapterSource, ModelSource, ModelUnusable, Registry, read_model, scan
 from collodion.worker.shelf import Contents, Progress, ShelvedModel
+
+_MOST_REFUSED = 1_000  # listed; all are logged
+_log = logging.getLogger(__name__)
 
 
 class DiskShelf:
@@ -37,9 +42,12 @@ class DiskShelf:
                 faults[name] = ShelvedModel(name, None, fault=error.reason)
         adapters: Mapping[str, AdapterSource] = {}
         if self._directory is not None:
-            self._registry = scan(self._directory, self._registry)
+            before, self._registry = self._registry, scan(self._directory, self._registry)
             sources = {**self._registry.models, **sources}
             adapters = self._registry.adapters
+            faults = {**self._refused(self._registry), **faults}
+            for refusal in set(self._registry.refusals) - set(before.refusals if before is not None else ()):
+                _log.warning("not usable", extra={"reason": refusal.reason})
         self._adapters.replace(adapters)
         self._sources = {name: source for name, source in sources.items() if name not in faults}
         self._described = {name: self._described_again(name, source) for name, source in self._sources.items()}
@@ -52,6 +60,12 @@ class DiskShelf:
         if source is None:
             source = read_model(self._folders[name], name)
         return self._loading.load(source, progress)
+
+    def _refused(self, registry: Registry) -> dict[str, ShelvedModel]:
+        """What lies there and cannot be used is listed, too, by its path: whoever put it there looks for it."""
+        paths = {refusal: os.path.relpath(refusal.path, registry.directory) for refusal in registry.refusals}
+        listed = list(paths.items())[:_MOST_REFUSED]
+        return {path: ShelvedModel(path, None, fault=refusal.reason) for refusal, path in listed}
 
     def _described_again(self, name: str, source: ModelSource) -> tuple[ModelSource, ShelvedModel]:
         """Only what has changed: describing a model takes a while."""
