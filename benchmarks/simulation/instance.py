@@ -11,7 +11,7 @@
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,10 @@ class KeyCosts:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """One worker's device: its kind (what devices of one speed share), costs by key, and bounds of its batches."""
+    """One worker's device: its kind (what devices of one speed share), costs by key, and bounds of its batches.
+
+    With `model_bytes` its models come and go: `on_disk` are not in its memory at the start, loading one takes `load_s` seconds.
+    """
 
     name: str
     kind: str
@@ -62,6 +65,10 @@ class Device:
     encode_batch: int = 8
     decode_batch: int = 4
     max_resident: int = 256
+    model_bytes: int = 0
+    model_sizes: Mapping[str, int] = field(default_factory=dict)
+    on_disk: frozenset[str] = frozenset()
+    load_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,8 @@
    the other on one device. The newest membership is applied before a round, never within one; when idle, at once.
 2. Rounds that would only step the same window again are one stretch, up to the boundary at which a latent is done. A membership that
    arrives within a stretch ends it at the next boundary.
-3. It reports at changes alone: a membership applied, latents encoded, latents done, pictures stored. A report tells of all
+3. Models come in and leave at a boundary too (`shelf`); latents of one that is not in memory are passed over.
+4. It reports at changes alone: a membership applied, latents encoded, latents done, pictures stored. A report tells of all
    latents that are further than was told.
 """
 
@@ -15,12 +16,13 @@ from itertools import accumulate
 
 from collodion.wire.jobs import ModelInfo, Stage
 from collodion.wire.to_scheduler import FromWorker, WorkerReport, WorkerState
-from collodion.wire.to_worker import Membership, ToWorker
+from collodion.wire.to_worker import Membership, ResidencyWish, SchedulerBeat, ToWorker
 from simulation.agenda import Action, Agenda
 from simulation.holding import PAST_STEPS, Holding, VirtualJob, VirtualLatent
 from simulation.instance import Device
 from simulation.recorder import Recorder
 from simulation.samples import Samples
+from simulation.shelf import VirtualShelf
 from simulation.truth import DECODE, ENCODE, STEP, STORE, Truth
 
 Say = Callable[["VirtualWorker", FromWorker], None]
@@ -52,6 +54,7 @@ class VirtualWorker:
         self._store_s = store_s
         self._samples = Samples(truth.exact)
         self._held = Holding()
+        self._shelf = VirtualShelf(device, models, agenda, self._look_soon, self.beat)
         self._pending: deque[Membership] = deque(maxlen=16)
         self._applied_untold = False
         self._told: dict[VirtualLatent, tuple[Stage, int]] = {}
@@ -68,9 +71,10 @@ class VirtualWorker:
 
     def hear(self, message: ToWorker) -> None:
         """A message arrives, now."""
-        if not isinstance(message, Membership):
-            return  # a beat: the first membership says as much; a wish for models: it has all of them
-        if message.worker != self.incarnation:
+        if isinstance(message, SchedulerBeat) or message.worker != self.incarnation:
+            return  # a beat: the first membership says as much
+        if isinstance(message, ResidencyWish):
+            self._shelf.take(message)
             return
         newest = self._pending[-1] if self._pending else self._held
         if message.scheduler == newest.scheduler and message.number <= newest.number:
@@ -78,6 +82,13 @@ class VirtualWorker:
         if message.after is None:
             self._pending.clear()
         self._pending.append(message)
+        if not self._busy:
+            self._round()
+        elif self._ends:
+            self._end_stretch_early()
+
+    def _look_soon(self) -> None:
+        """Models are to come in or to leave, at the next boundary."""
         if not self._busy:
             self._round()
         elif self._ends:
@@ -100,6 +111,9 @@ class VirtualWorker:
             device_kind=device.kind,
             encode_batch=device.encode_batch,
             decode_batch=device.decode_batch,
+            statuses=self._shelf.statuses(),
+            model_bytes=device.model_bytes,
+            wished=self._shelf.wish.number if self._shelf.wish is not None else 0,
         )
         self._told = {latent: (latent.stage, done) for latent, done in standing}
         self._say(self, state)
@@ -143,6 +157,7 @@ class VirtualWorker:
     def _round(self) -> None:
         self._round_at = self._agenda.now
         self._apply_newest()
+        self._shelf.turn({latent.job.parameters.model for latent in self._held.latents.values()})
         self._decoding = self._due_for_decoding()
         self._window = self._chosen()
         self._encoding = self._due_for_encoding()
@@ -175,7 +190,7 @@ class VirtualWorker:
         window: list[VirtualLatent] = []
         most = self._device.max_batch
         for place, latent in enumerate(self._held.running):
-            if latent.stage in PAST_STEPS:
+            if latent.stage in PAST_STEPS or self._shelf.lacks(latent.job.parameters.model):
                 continue
             if not window:
                 most = min(most, self._held.caps[place]) if self._held.caps else most
@@ -255,7 +270,7 @@ class VirtualWorker:
 
     def _boundaries_to_go(self) -> int:
         """How many of the stretch's boundaries pass before the pending membership may be applied."""
-        after = self._pending[0].after
+        after = self._pending[0].after if self._pending else None
         latent = self._held.latents.get(after[0]) if after else None
         return after[1] - latent.evaluations if after and latent in self._window and latent else 0
 

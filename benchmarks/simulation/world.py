@@ -27,7 +27,7 @@ from collodion.scheduler.ids import JobIds
 from collodion.wire.jobs import DeadlinePolicy, JobSpec
 from collodion.wire.to_frontend import JobAnswer, Refused
 from collodion.wire.to_scheduler import FromWorker, FrontendBeat, SubmitJob
-from collodion.wire.to_worker import Membership
+from collodion.wire.to_worker import Membership, ResidencyWish
 from simulation.agenda import Agenda
 from simulation.instance import Instance
 from simulation.ledger import Ledger
@@ -199,7 +199,7 @@ class World:
         self._handle(kind, event)
 
     def _to_worker(self, command: TellWorker) -> None:
-        if isinstance(command.message, Membership):
+        if isinstance(command.message, Membership | ResidencyWish):
             hear = self._workers[command.peer].hear
             self._agenda.at(self._agenda.now + self._conditions.delay_s, hear, command.message)
 

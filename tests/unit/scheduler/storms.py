@@ -3,6 +3,7 @@
 Drawn by `random`, whose draws are independent: Hypothesis chooses seeds. That found more, by far, than to let it choose every number.
 """
 
+import dataclasses
 import random
 from collections.abc import Sequence
 
@@ -19,6 +20,7 @@ ANY_DELAY = ((0.0, 0.0), (0.0005, 0.0005), (0.0, TRANSIT_S), (TRANSIT_S, TRANSIT
 REFUSE = (DeadlinePolicy.REFUSE,)
 _WISHES = (REFUSE, (DeadlinePolicy.BEST_EFFORT,), tuple(DeadlinePolicy))
 _KEYS = ("m/512x512", "m/768x768", "n/512x512")
+_MANY_MODELS = ("m/512x512", "n/512x512", "o/512x512", "m/768x768")
 _SCALES = (1.05, 1.2, 1.5, 2.0, 3.0, 5.0, 10.0)
 
 
@@ -30,13 +32,17 @@ def storms(
     leaving: bool = False,
     deaths: bool = False,
     tenants: int = 3,
+    models: bool = False,
 ) -> st.SearchStrategy[Storm]:
-    """Up to `workers` of them. `leaving`: clients cancel, hang up and come back; `deaths`: a worker dies. Without `wishes` any."""
+    """Up to `workers` of them. `leaving`: clients cancel, hang up and come back; `deaths`: a worker dies. Without `wishes` any. `models`:
+    there are more than the workers have room for."""
 
     def storm(seed: int) -> Storm:
         chance = random.Random(seed)
-        keys = _KEYS[: chance.choice((1, 1, 2, 3))]
+        keys = _MANY_MODELS[: chance.choice((2, 3, 4))] if models else _KEYS[: chance.choice((1, 1, 2, 3))]
         devices = _fleet(chance, keys, chance.randint(2 if deaths else 1, workers))
+        if models:
+            devices = tuple(_crowded(chance, device) for device in devices)
         names = [f"tenant {index}" for index in range(chance.randint(1, tenants))]
         asks = _asks(chance, keys, devices, wishes or chance.choice(_WISHES), names)
         happenings = [each for index, ask in enumerate(asks) if leaving for each in _partings(chance, index, ask)]
@@ -48,6 +54,8 @@ def storms(
             "admission_window_s": chance.choice((0.0, 0.002)),
             "grace_s": chance.choice((1.0, 10.0)),
         }
+        if models:
+            settings |= {"turn_s": chance.choice((0.0, 0.2, 2.0)), "copy_loads": chance.choice((0.5, 4.0))}
         return Storm(
             devices, tuple(asks), tuple(happenings), chance.choice(delays), chance.choice((0.0, 0.0, 0.03)), settings
         )
@@ -67,6 +75,26 @@ def _fleet(chance: random.Random, keys: Sequence[str], count: int) -> tuple[Devi
         kind = f"kind {slower}/{batch}/{encode}/{decode}"
         fleet.append(Device(f"d{index}", kind, scaled, batch, encode, decode, resident))
     return tuple(fleet)
+
+
+def _crowded(chance: random.Random, device: Device) -> Device:
+    """The device with room for some of its models at a time; each of them alone has room."""
+    names = sorted({key.split("/")[0] for key in device.costs})
+    sizes = {name: chance.choice((5, 10, 10)) for name in names}
+    room = chance.choice((10, 15, 20))
+    chance.shuffle(names)
+    taken, resident = 0, set()
+    for name in names:
+        if taken + sizes[name] <= room and chance.random() < 0.7:
+            taken += sizes[name]
+            resident.add(name)
+    return dataclasses.replace(
+        device,
+        model_bytes=room,
+        model_sizes=sizes,
+        on_disk=frozenset(names) - resident,
+        load_s=chance.choice((0.001, 0.05, 0.5)),
+    )
 
 
 def _costs(chance: random.Random, base_s: float) -> KeyCosts:

@@ -21,7 +21,7 @@ from collodion.scheduler.slack import Slack
 from collodion.wire.jobs import DeadlinePolicy, JobSpec
 from collodion.wire.to_frontend import Accepted, Ended, JobAnswer, JobEvent, JobView, Refused, Warned
 from collodion.wire.to_scheduler import CancelJob, FrontendBeat, LeaveJob, SubmitJob, WatchJob
-from collodion.wire.to_worker import Membership
+from collodion.wire.to_worker import Membership, ResidencyWish
 from simulation.instance import Device, Instance, Request
 from simulation.models import parameters_of
 from simulation.worker import VirtualWorker
@@ -203,7 +203,7 @@ class StormyWorld(World):
             self._agenda.at(self._arrival(worker.peer, up=True), self._hear, WorkerSaid(worker.peer, message))
 
     def _to_worker(self, command: TellWorker) -> None:
-        if isinstance(command.message, Membership) and command.peer not in self.dead:
+        if isinstance(command.message, Membership | ResidencyWish) and command.peer not in self.dead:
             hear = self._workers[command.peer].hear
             self._agenda.at(self._arrival(command.peer, up=False), hear, command.message)
 

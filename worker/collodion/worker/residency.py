@@ -67,6 +67,7 @@ class Residents:
         self._arrivals: dict[str, AnyPipeline] = {}
         self._loading: tuple[str, float] | None = None
         self._load_s: dict[str, float] = {}
+        self._bytes: dict[str, int] = {}  # counted once: a model has thousands of tensors
         self._failed: dict[str, str] = {}
         self._wish: ResidencyWish | None = None
         self._told_progress = 0.0
@@ -96,7 +97,7 @@ class Residents:
     def keep(self, name: str, pipeline: AnyPipeline, load_s: float) -> None:
         """A model that was loaded at the start, before there are other threads."""
         self._resident[name] = pipeline
-        self._load_s[name] = load_s
+        self._load_s[name], self._bytes[name] = load_s, pipeline.weight_bytes
 
     def shelve(self, contents: Contents) -> None:
         """What lies on the shelf now."""
@@ -108,6 +109,8 @@ class Residents:
             for name, model in self._shelved.items():
                 if name in before and before[name].edition != model.edition:
                     self._failed.pop(name, None)
+                    if name not in self._resident:
+                        self._bytes.pop(name, None)
             self._note()
         self._on_news()
 
@@ -177,8 +180,9 @@ class Residents:
 
     def loaded(self, name: str, pipeline: AnyPipeline, load_s: float) -> None:
         """It is loaded; the device thread takes it in."""
+        weight_bytes = pipeline.weight_bytes
         with self._changed:
-            self._load_s[name] = load_s
+            self._load_s[name], self._bytes[name] = load_s, weight_bytes
             self._arrivals[name] = pipeline
             self._loading = None
             self._note()
@@ -234,7 +238,7 @@ class Residents:
     def _has_room(self, name: str) -> bool:
         if not self.budget_bytes or not any(map(self._may_leave, self._resident)):
             return True
-        taken = sum(one.weight_bytes for one in (*self._resident.values(), *self._arrivals.values()))
+        taken = sum(self._bytes[one] for one in (*self._resident, *self._arrivals))
         return taken + self._shelved[name].size_bytes <= self.budget_bytes
 
     def _info(self, name: str) -> ModelInfo | None:
@@ -243,7 +247,7 @@ class Residents:
         return self._shelved[name].info
 
     def _status(self, name: str) -> ModelStatus:
-        shelved, pipeline = self._shelved.get(name), self._resident.get(name) or self._arrivals.get(name)
+        shelved = self._shelved.get(name)
         residency, progress, reason = Residency.ON_DISK, 0.0, ""
         if name in self._resident:
             residency = Residency.RESIDENT
@@ -256,7 +260,7 @@ class Residents:
         return ModelStatus(
             name=name,
             residency=residency,
-            size_bytes=pipeline.weight_bytes if pipeline is not None else shelved.size_bytes if shelved else 0,
+            size_bytes=self._bytes.get(name) or (shelved.size_bytes if shelved is not None else 0),
             progress=progress,
             reason=reason,
             pinned=name in self._pinned,
