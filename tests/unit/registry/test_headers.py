@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 
+from collodion.worker.registry import headers
 from collodion.worker.registry.errors import ModelUnusable
 from collodion.worker.registry.headers import parse_header, read_header
 from tests.unit.registry.files_by_hand import header_json, write, zeros
@@ -128,7 +129,7 @@ def test_a_key_that_is_spelled_with_escapes_is_no_second_one(tmp_path: Path) -> 
     assert header.shape("a") == (16,)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.binary(max_size=400), st.integers(0, 2000))
 def test_no_bytes_break_the_reader(raw: bytes, file_bytes: int) -> None:
     _read_or_refuse(raw, file_bytes)
@@ -149,7 +150,7 @@ _VALUES = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.dictionaries(st.sampled_from(["a", "b", "__metadata__", "ü"]), _VALUES, max_size=4), st.integers(0, 2000))
 def test_no_json_breaks_the_reader(said: object, file_bytes: int) -> None:
     _read_or_refuse(json.dumps(said).encode(), file_bytes)
@@ -184,8 +185,8 @@ def test_a_header_of_thousands_of_tensors_is_understood(tmp_path: Path) -> None:
     assert header.tensors["lora_unet_4999.weight"].end == header.size_bytes
 
 
-def test_more_tensors_than_any_model_has_are_refused(tmp_path: Path) -> None:
-    said = json.dumps(header_json({"a": ()}))
-    many = "{" + ",".join(said.replace('"a"', f'"{index}"')[1:-1] for index in range(200_001)) + "}"
-    with pytest.raises(ModelUnusable, match="200001 tensors"):
-        parse_header(Path("x.safetensors"), many.encode(), 2**40)
+def test_more_tensors_than_any_model_has_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(headers, "MAX_TENSORS", 20)
+    said = json.dumps(header_json({str(index): () for index in range(21)})).encode()
+    with pytest.raises(ModelUnusable, match="21 tensors"):
+        parse_header(Path("x.safetensors"), said, 2**20)

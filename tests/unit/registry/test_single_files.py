@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ def whole(source: ModelSource) -> Any:
     return kind(**parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
 
 
+@cache
 def real(base: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """The modules of the published architecture, without memory, and their tensors in a single file."""
     parts = {

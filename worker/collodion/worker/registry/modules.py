@@ -132,23 +132,34 @@ def _wrong_shape(part: Part, name: str, there: Any, wanted: Any) -> ModelUnusabl
     return ModelUnusable(f"its {part.name}: {name} has shape {list(there)} where {list(wanted)} is wanted")
 
 
+class _Building(threading.local):
+    """What this thread is building; None if it is not."""
+
+    dtype: torch.dtype | None = None
+
+
+_building = _Building()
+
+
+def _emptied(_module: torch.nn.Module, _name: str, parameter: Any) -> Any:
+    if _building.dtype is None or parameter is None:
+        return None
+    wanted = _building.dtype if parameter.is_floating_point() else parameter.dtype
+    return torch.nn.Parameter(torch.empty_like(parameter, device="meta", dtype=wanted), requires_grad=False)
+
+
+# Once and for good: a hook that comes and goes would be seen to do so by threads that are registering parameters.
+register_module_parameter_registration_hook(_emptied)
+
+
 @contextmanager
 def _without_memory(dtype: torch.dtype) -> Iterator[None]:
     """Parameters that this thread registers meanwhile get no memory; floating ones are of `dtype`. Other threads notice nothing."""
-    ours = threading.get_ident()
-
-    def emptied(_module: torch.nn.Module, _name: str, parameter: Any) -> Any:
-        if parameter is None or threading.get_ident() != ours:
-            return None
-        wanted = dtype if parameter.is_floating_point() else parameter.dtype
-        empty = torch.empty_like(parameter, device="meta", dtype=wanted)
-        return torch.nn.Parameter(empty, requires_grad=False)
-
-    hook = register_module_parameter_registration_hook(emptied)
+    _building.dtype = dtype
     try:
         yield
     finally:
-        hook.remove()
+        _building.dtype = None
 
 
 def _check_counts(part: Part, config: Any, depth: int = 0) -> None:
