@@ -347,6 +347,10 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: damaged(f, "collodion.json", lambda s: s.update(default_stepz=3)),
         "no setting 'default_stepz'",
     ),
+    "setting of single files": (
+        lambda f: damaged(f, "collodion.json", lambda s: s.update(prediction_type="epsilon")),
+        "is for single files",
+    ),
     "setting of another kind": (
         lambda f: damaged(f, "collodion.json", lambda s: s.update(default_steps="3")),
         "not understood",
@@ -417,6 +421,13 @@ def test_a_sidecar_names_another_vae(tmp_path: Path, checkpoint: Callable[[Path]
     assert read_model(tmp_path / "dream.safetensors", "dream", scan(tmp_path).vaes) == dream
     with pytest.raises(ModelUnusable, match="VAE 'sharp'; there are: none"):
         read_model(tmp_path / "dream.safetensors", "dream")
+
+
+def test_a_vae_beside_a_checkpoint_is_its_own(tmp_path: Path, checkpoint: Callable[[Path], Path]) -> None:
+    checkpoint(tmp_path / "dream.safetensors")
+    zeros(tmp_path / "dream.vae.safetensors", VAE)
+    found = scan(tmp_path)
+    assert found.models["dream"].vae == found.vaes["dream.vae"]
 
 
 def test_a_vae_that_is_not_there_is_asked_for_by_name(tmp_path: Path) -> None:

@@ -108,7 +108,11 @@ def test_the_embedded_model_in_one_file_draws_its_pictures(tmp_path: Path) -> No
     one = read_model(tmp_path / "one.safetensors", "one")
 
     assert one.sidecar["default_steps"] == 9
+    assert configs_of(one)["scheduler"] == configs_of(read_model(SHAPES, "shapes"))["scheduler"]
     assert np.array_equal(draw(whole(one), 32), draw(whole(read_model(SHAPES, "shapes")), 32))
+
+    (tmp_path / "one.collodion.json").write_text(json.dumps({"config": str(SHAPES), "prediction_type": "epsilon"}))
+    assert prediction(tmp_path / "one.safetensors") == "epsilon"
 
 
 def test_a_models_dimensions_are_read_off_its_shapes(tmp_path: Path, tiny: Callable[[str], Tiny]) -> None:

@@ -78,7 +78,7 @@ def checkpoint_of(header: Header, path: Path, sidecar: Mapping[str, Any]) -> Che
     """path: where the file was found, beside which its sidecars lie. Raises ModelUnusable."""
     _check_complete(header)
     if "config" in sidecar:
-        return _configured(path.parent / Path(sidecar["config"]).expanduser())
+        return _configured(path.parent / Path(sidecar["config"]).expanduser(), sidecar)
     base = _base(header)
     published = _published(base)
     configs = {name: dict(config) for name, config in published["configs"].items()}
@@ -176,7 +176,7 @@ def _pipeline(header: Header, text_to_image: str, configs: Configs) -> str:
     )
 
 
-def _configured(folder: Path) -> Checkpoint:
+def _configured(folder: Path, sidecar: Mapping[str, Any]) -> Checkpoint:
     """By a diffusers folder that the sidecar names; of its weights none are used."""
     index = json_object(folder / folders.INDEX)
     parts = folders.parts_of(folder, index)
@@ -184,6 +184,8 @@ def _configured(folder: Path) -> Checkpoint:
     classes = {part.name: (part.library, part.class_name) for part in parts}
     pipeline = index.get("_class_name")
     base = base_of(folder, pipeline, configs)
+    chosen = {key: sidecar[key] for key in ("prediction_type", "timestep_spacing") if key in sidecar}
+    configs["scheduler"] = {**configs.get("scheduler", {}), **chosen}
     return Checkpoint(str(pipeline), base, classes, {**configs, folders.MODEL: index}, folder)
 
 

@@ -42,7 +42,7 @@ def read_folder(folder: Path, name: str) -> ModelSource:
     parts = tuple(_with_weights(part, headers) for part in parts_of(folder, index))
     configs = {part.name: part_config(part) for part in parts}
     base = base_of(folder, index.get("_class_name"), configs)
-    sidecar = read_sidecar(folder / SIDECAR)
+    sidecar = read_sidecar(folder / SIDECAR, of_folder=True)
     return ModelSource(
         name=name,
         kind=SourceKind.FOLDER,

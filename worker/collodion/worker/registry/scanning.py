@@ -237,9 +237,11 @@ def _with_vaes(
 
 
 def _with_vae(model: ModelSource, vaes: Mapping[str, VaeSource]) -> ModelSource:
+    """With the VAE that its sidecar names, or one beside it as A1111's web UI has it: NAME.vae.safetensors."""
     wanted = model.sidecar.get("vae")
     if wanted is None:
-        return model
+        own = model.path.with_suffix(".vae.safetensors")
+        return replace(model, vae=next((vae for vae in vaes.values() if vae.path == own), None))
     if wanted not in vaes:
         raise ModelUnusable(f"{model.path} is to use VAE {wanted!r}; there are: {', '.join(vaes) or 'none'}")
     return replace(model, vae=vaes[wanted])

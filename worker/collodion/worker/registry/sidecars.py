@@ -10,6 +10,7 @@ from typing import Any
 from collodion.worker.registry.documents import json_object
 from collodion.worker.registry.errors import ModelUnusable
 
+_OF_FILES = frozenset({"prediction_type", "timestep_spacing", "config"})
 PREDICTIONS = ("epsilon", "v_prediction")
 _SPACINGS = ("leading", "trailing", "linspace")
 _CHOICES = {"prediction_type": PREDICTIONS, "timestep_spacing": _SPACINGS}
@@ -32,7 +33,7 @@ config, a diffusers folder (relative to this file) whose configurations and toke
 """
 
 
-def read_sidecar(path: Path) -> dict[str, Any]:
+def read_sidecar(path: Path, *, of_folder: bool = False) -> dict[str, Any]:
     """What the file says; nothing if there is none. Raises ModelUnusable."""
     if not path.is_file():
         return {}
@@ -41,6 +42,8 @@ def read_sidecar(path: Path) -> dict[str, Any]:
         known = KEYS.get(key)
         if known is None:
             raise ModelUnusable(f"{path}: there is no setting {key[:100]!r}; there are: {', '.join(KEYS)}")
+        if of_folder and key in _OF_FILES:
+            raise ModelUnusable(f"{path}: {key} is for single files; a folder says it in its own configurations")
         if not isinstance(value, known) or isinstance(value, bool):
             raise ModelUnusable(f"{path}: {key} = {str(value)[:100]!r} is not understood")
     for key, choices in _CHOICES.items():
