@@ -8,7 +8,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -16,7 +15,6 @@ import torch
 
 from collodion.wire.jobs import Parameters, PromptSyntax
 from collodion.worker.adapters.loaded import Use
-from collodion.worker.families.text_window import TextWindow
 from collodion.worker.families.vae import Vae
 from collodion.worker.prompting.embeddings import Embedding
 from collodion.worker.prompting.prompter import Around
@@ -119,7 +117,6 @@ class Architecture(ABC):
         self.pipeline = pipeline
         self.denoiser = getattr(pipeline, self.denoiser_part)
         self.vae = Vae(pipeline.vae, pipeline.image_processor, pipeline.vae_scale_factor)
-        self._window = self.text_window()
         self.sees_masks = False  # whether the denoiser is given mask and picture as channels behind the latent's
 
     @classmethod
@@ -130,10 +127,6 @@ class Architecture(ABC):
     @abstractmethod
     def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
         """(C, H, W) of the latent of a picture of so many pixels."""
-
-    def text_window(self) -> TextWindow:
-        """What counts how many tokens of a prompt are read."""
-        return TextWindow(self.pipeline.tokenizer, self.pipeline.tokenizer.model_max_length - 2)
 
     def timetable(self, parameters: Parameters) -> Timetable:  # noqa: ARG002 - for those whose schedule depends on them
         """What its pipeline hands to the scheduler beside the number of steps."""
@@ -149,6 +142,7 @@ class Architecture(ABC):
             return [("NEGATIVE_PROMPT_IGNORED", f"{parameters.model} reads no negative prompt")]
         return []
 
+    @abstractmethod
     def read(
         self,
         prompts: Sequence[str],
@@ -157,26 +151,10 @@ class Architecture(ABC):
         uses: tuple[Use, ...],
     ) -> list[Prompt]:
         """A job's prompt and, if it is guided by one, its negative prompt. Any thread. Raises LatentRefused."""
-        assert syntax is PromptSyntax.PLAIN, "who reads weights says so"
-        assert not embeddings
-        return [
-            Prompt(text, negative, uses=uses, warnings=self._cut(what, text))
-            for text, (what, negative) in zip(prompts, WHATS, strict=False)
-        ]
 
+    @abstractmethod
     def encode_prompts(self, prompts: Sequence[Prompt], around: Around, rows: int) -> list[Texts]:
         """The texts of these prompts. `rows`: how many prompts are encoded at least, so that the kernels that run are always the same."""
-        padded = [*prompts, *[Prompt("", False)] * (rows - len(prompts))]
-        owners = [*range(len(prompts)), *[-1] * (rows - len(prompts))]
-        with ExitStack() as stack:
-            for encoder in range(len(self.text_encoders)):
-                stack.enter_context(around(encoder, owners))
-            encoded = self.encode([prompt.text for prompt in padded], [prompt.negative for prompt in padded])
-        return encoded[: len(prompts)]
-
-    def encode(self, prompts: Sequence[str], negative: Sequence[bool]) -> list[Texts]:
-        """The texts of these prompts; `negative` says which of them are negative ones. Every encoder is called once, a row a prompt."""
-        raise NotImplementedError
 
     @abstractmethod
     def predict(self, rows: Rows) -> torch.Tensor:
@@ -188,10 +166,6 @@ class Architecture(ABC):
         prompted, negative: float32 (latents, C, H, W). scales: float32 (latents, 1, 1, 1).
         """
         return negative + scales * (prompted - negative)
-
-    def _cut(self, what: str, text: str) -> tuple[tuple[str, str], ...]:
-        cut = self._window.cut(what, text)
-        return () if cut is None else (("PROMPT_TRUNCATED", cut),)
 
 
 def collate(texts: Sequence[Texts], size: int) -> dict[str, torch.Tensor]:

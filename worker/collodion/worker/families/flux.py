@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 import torch
 
 from collodion.wire.jobs import Parameters
-from collodion.worker.families.architecture import Architecture, Configs, Facts, Rows, Texts
+from collodion.worker.families.architecture import Configs, Facts, Rows, Texts
+from collodion.worker.families.plain_prompts import BatchedPrompts
 from collodion.worker.families.text_window import TextWindow
 from collodion.worker.families.vae import spatial_factor
 from collodion.worker.sampling.timetable import Timetable, even_sigmas, shift_for
@@ -25,7 +26,7 @@ _TRAIN_TIMESTEPS = 1000
 _REAL_WIDTH = 3072
 
 
-class Flux(Architecture):
+class Flux(BatchedPrompts):
     """See the module."""
 
     family: ClassVar[str] = "flux"

@@ -14,7 +14,8 @@ from typing import Any, ClassVar
 import torch
 
 from collodion.wire.jobs import Parameters
-from collodion.worker.families.architecture import MASK, Architecture, Configs, Facts, Prompt, Rows, Texts
+from collodion.worker.families.architecture import MASK, Configs, Facts, Prompt, Rows, Texts
+from collodion.worker.families.plain_prompts import PlainPrompts
 from collodion.worker.families.text_window import TextWindow
 from collodion.worker.families.vae import Posterior, Vae
 from collodion.worker.prompting.prompter import Around
@@ -33,7 +34,7 @@ _OTHERS = {
 }
 
 
-class QwenImage(Architecture):
+class QwenImage(PlainPrompts):
     """See the module."""
 
     family: ClassVar[str] = "qwen-image"

@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 import torch
 
 from collodion.wire.jobs import Parameters
-from collodion.worker.families.architecture import Architecture, Configs, Facts, Rows, Texts
+from collodion.worker.families.architecture import Configs, Facts, Rows, Texts
+from collodion.worker.families.plain_prompts import BatchedPrompts
 from collodion.worker.families.text_window import TextWindow
 from collodion.worker.families.vae import spatial_factor
 from collodion.worker.sampling.timetable import OWN, Timetable, shift_for
@@ -21,7 +22,7 @@ _REAL_WIDTHS = (1536, 2432)  # of medium and large
 _MAX_SHIFT = 1.16  # of StableDiffusion3Pipeline, unlike the other pipelines' 1.15, where the scheduler does not say
 
 
-class StableDiffusion3(Architecture):
+class StableDiffusion3(BatchedPrompts):
     """See the module."""
 
     family: ClassVar[str] = "stable-diffusion-3"

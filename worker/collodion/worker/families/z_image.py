@@ -17,7 +17,8 @@ import torch
 from diffusers.pipelines.z_image.pipeline_z_image import get_default_z_image_sigmas
 
 from collodion.wire.jobs import Parameters
-from collodion.worker.families.architecture import Architecture, Configs, Facts, Rows, Texts
+from collodion.worker.families.architecture import Configs, Facts, Rows, Texts
+from collodion.worker.families.plain_prompts import BatchedPrompts
 from collodion.worker.families.text_window import TextWindow
 from collodion.worker.families.vae import spatial_factor
 from collodion.worker.sampling.timetable import Timetable, shift_for
@@ -31,7 +32,7 @@ _REAL_WIDTH = 3840
 _TURBO_SHIFT = 3.0  # of its scheduler; the base model's is 6, and no other configuration tells them apart
 
 
-class ZImage(Architecture):
+class ZImage(BatchedPrompts):
     """See the module."""
 
     family: ClassVar[str] = "z-image"
