@@ -85,6 +85,10 @@ class Stack:
     def pid(self, name: str) -> int:
         return self._processes[name].pid
 
+    def has_ended(self, name: str) -> bool:
+        """Whether it ended by itself."""
+        return self._processes[name].poll() is not None
+
     def kill(self, name: str) -> None:
         """kill -9, and waits until it is gone."""
         process = self._processes.pop(name)
