@@ -55,7 +55,16 @@ KINDS: dict[str, tuple[Shapes, AdapterKind, str]] = {
         AdapterKind.LOW_RANK,
         "flux1",
     ),
-    "SD3": ({"transformer.transformer_blocks.0.attn.add_k_proj.lora_A.weight": (4, 4)}, AdapterKind.LOW_RANK, "sd3"),
+    "SD3": (
+        {"transformer.transformer_blocks.0.attn.add_k_proj.lora_A.weight": (4, 1536)},
+        AdapterKind.LOW_RANK,
+        "sd3",
+    ),
+    "FLUX or Qwen-Image": (
+        {"transformer.transformer_blocks.0.attn.add_k_proj.lora_A.weight": (4, 3072)},
+        AdapterKind.LOW_RANK,
+        "",
+    ),
     "Qwen-Image": (
         {"transformer.transformer_blocks.0.img_mlp.net.0.proj.lora_A.weight": (4, 4)},
         AdapterKind.LOW_RANK,
@@ -515,3 +524,11 @@ def test_a_directory_that_is_too_deep_is_said_to_be(tmp_path: Path) -> None:
     zeros(deep / "cat.safetensors", LORA_SD1)
     assert any("too deep" in reason for reason in reasons(scan(tmp_path)).values())
     assert scanning._DEEPEST < 20
+
+
+def test_a_look_that_takes_too_long_leaves_the_rest_to_the_next(tmp_path):
+    for number in range(5):
+        write(tmp_path / f"lora{number}.safetensors", {"lora_unet_x.lora_down.weight": (4, 8)})
+    first = scan(tmp_path, patience_s=-1.0)
+    assert first.adapters == {}
+    assert len(scan(tmp_path, first).adapters) == 5

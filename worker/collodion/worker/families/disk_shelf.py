@@ -14,6 +14,7 @@ from collodion.worker.pipeline import AnyPipeline
 from collodion.worker.registry import AdapterSource, ModelSource, ModelUnusable, Registry, read_model, scan
 from collodion.worker.shelf import Contents, Progress, ShelvedModel
 
+_PATIENCE_S = 5.0  # of one look: the first of a large collection takes minutes
 _MOST_REFUSED = 1_000  # listed; all are logged
 _log = logging.getLogger(__name__)
 
@@ -33,23 +34,17 @@ class DiskShelf:
 
     def look(self) -> Contents:
         """See Shelf."""
-        faults: dict[str, ShelvedModel] = {}
-        sources: dict[str, ModelSource] = {}
-        for name, folder in self._folders.items():
+        adapters = self._look_through_directory()
+        faults = self._refused()
+        sources = dict(self._registry.models) if self._registry is not None else {}
+        for name in self._folders:
+            sources.pop(name, None)
             try:
-                sources[name] = read_model(folder, name)
+                sources[name] = self._named(name)
             except ModelUnusable as error:
                 faults[name] = ShelvedModel(name, None, fault=error.reason)
-        adapters: Mapping[str, AdapterSource] = {}
-        if self._directory is not None:
-            before, self._registry = self._registry, scan(self._directory, self._registry)
-            sources = {**self._registry.models, **sources}
-            adapters = self._registry.adapters
-            faults = {**self._refused(self._registry), **faults}
-            for refusal in set(self._registry.refusals) - set(before.refusals if before is not None else ()):
-                _log.warning("not usable", extra={"reason": refusal.reason})
         self._adapters.replace(adapters)
-        self._sources = {name: source for name, source in sources.items() if name not in faults}
+        self._sources = sources
         self._described = {name: self._described_again(name, source) for name, source in self._sources.items()}
         models = {name: model for name, (_, model) in self._described.items()}
         return Contents(tuple({**models, **faults}.values()), tuple(map(_info, adapters.values())))
@@ -58,11 +53,26 @@ class DiskShelf:
         """See Shelf. Raises ModelUnusable."""
         source = self._sources.get(name)
         if source is None:
-            source = read_model(self._folders[name], name)
+            source = self._named(name)
         return self._loading.load(source, progress)
 
-    def _refused(self, registry: Registry) -> dict[str, ShelvedModel]:
+    def _named(self, name: str) -> ModelSource:
+        """A model of the settings. Raises ModelUnusable."""
+        return read_model(self._folders[name], name, self._registry.vaes if self._registry is not None else {})
+
+    def _look_through_directory(self) -> Mapping[str, AdapterSource]:
+        if self._directory is None:
+            return {}
+        before, self._registry = self._registry, scan(self._directory, self._registry, _PATIENCE_S)
+        for refusal in set(self._registry.refusals) - set(before.refusals if before is not None else ()):
+            _log.warning("not usable", extra={"reason": refusal.reason})
+        return self._registry.adapters
+
+    def _refused(self) -> dict[str, ShelvedModel]:
         """What lies there and cannot be used is listed, too, by its path: whoever put it there looks for it."""
+        registry = self._registry
+        if registry is None:
+            return {}
         paths = {refusal: os.path.relpath(refusal.path, registry.directory) for refusal in registry.refusals}
         listed = list(paths.items())[:_MOST_REFUSED]
         return {path: ShelvedModel(path, None, fault=refusal.reason) for refusal, path in listed}

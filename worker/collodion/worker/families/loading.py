@@ -4,9 +4,7 @@ The registry reads and checks (`collodion.worker.registry`); here its parts beco
 """
 
 import inspect
-import json
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from diffusers.utils import logging as diffusers_logging
@@ -21,7 +19,7 @@ from collodion.worker.families.catalog import architecture_of
 from collodion.worker.families.device import Device
 from collodion.worker.families.latent_diffusion import LatentDiffusion
 from collodion.worker.families.model_info import describe
-from collodion.worker.registry import ModelSource, ModelUnusable, SourceKind, configs_of
+from collodion.worker.registry import ModelSource, ModelUnusable, configs_of
 from collodion.worker.registry.loading import load_parts
 from collodion.worker.registry.sharing import SharedWeights
 from collodion.worker.uploads import Uploads
@@ -96,8 +94,6 @@ def _pipeline(architecture: type[Architecture], source: ModelSource, parts: Mapp
 
 
 def _options(source: ModelSource) -> Mapping[str, Any]:
-    """What a folder's index says beside its parts."""
-    if source.kind is not SourceKind.FOLDER:
-        return {}
-    index = json.loads((Path(source.path) / "model_index.json").read_text())
+    """What its index says beside its parts."""
+    index = configs_of(source)["model_index"]
     return {name: value for name, value in index.items() if isinstance(value, bool | int | float | str)}

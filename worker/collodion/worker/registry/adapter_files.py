@@ -28,10 +28,15 @@ _BASES_BY_NAME = (
         ("double_blocks", "single_blocks", "single_transformer_blocks"),
         r"(?:double_blocks|single_blocks|single_transformer_blocks)[._]\d+[._]",
     ),
-    ("sd3", ("joint_blocks", "add_k_proj"), r"joint_blocks[._]\d+[._]|transformer_blocks[._]\d+[._]attn[._]add_k_proj"),
+    ("sd3", ("joint_blocks",), r"joint_blocks[._]\d+[._]"),
 )
 _CROSS_ATTENTION = re.compile(r"attn2[._](?:processor[._])?to_[kv].*(?:down|lora_A|hada_w1_b|lokr_w2_b)")
 _BASES_BY_WIDTH = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
+# FLUX.1 and Qwen-Image have blocks of the same names, both of width 3072: there it cannot be told.
+_JOINT_ATTENTION = re.compile(
+    r"transformer_blocks[._]\d+[._]attn[._]add_[qkv]_proj.*(?:down|lora_A|hada_w1_b|lokr_w2_b)"
+)
+_BASES_BY_JOINT_WIDTH = {1536: "sd3", 2432: "sd3"}
 _SDXL_NAMES = re.compile(
     r"lora_te2_|text_encoder_2\.|_(?:input|output)_blocks_\d+_\d+_transformer_blocks_[1-9]|attentions[._]\d+[._]transformer_blocks[._][1-9]"
 )
@@ -73,9 +78,11 @@ def _base(header: Header, names: str) -> str:
     for base, words, pattern in _BASES_BY_NAME:
         if any(word in names for word in words) and re.search(pattern, names):
             return base
-    for name, entry in header.tensors.items():
-        if _CROSS_ATTENTION.search(name) and len(entry.shape) >= 2 and entry.shape[1] in _BASES_BY_WIDTH:
-            return _BASES_BY_WIDTH[entry.shape[1]]
+    widths = ((_CROSS_ATTENTION, _BASES_BY_WIDTH), (_JOINT_ATTENTION, _BASES_BY_JOINT_WIDTH))
+    for attention, bases in widths:
+        for name, entry in header.tensors.items():
+            if attention.search(name) and len(entry.shape) >= 2 and entry.shape[1] in bases:
+                return bases[entry.shape[1]]
     if _SDXL_NAMES.search(names):
         return "sdxl"
     said = header.metadata.get("modelspec.architecture", "") or header.metadata.get("ss_base_model_version", "")

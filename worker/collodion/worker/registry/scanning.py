@@ -5,7 +5,9 @@
 3. What has not changed since the previous scan (its files, their sizes and times) is not opened again.
 """
 
+import math
 import os
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,13 +45,19 @@ class _Candidate:
     is_folder: bool
 
 
-def scan(directory: Path, previous: Registry | None = None) -> Registry:
-    """Everything in this directory. `previous` is an earlier scan of the same one, which makes this one cheap."""
+def scan(directory: Path, previous: Registry | None = None, patience_s: float = math.inf) -> Registry:
+    """Everything in this directory. `previous` is an earlier scan of the same one, which makes this one cheap.
+
+    patience_s: after so long what was not looked at before is left to the next scan, so that thousands of adapters delay nobody.
+    """
+    ends = time.monotonic() + patience_s
     before: Mapping[Path, Seen] = previous.seen if previous is not None else {}
     seen: dict[Path, Seen] = {}
     found: dict[_Candidate, Outcome] = {}
     walk = _Walk(directory)
     for candidate in walk:
+        if candidate.path not in before and time.monotonic() > ends:
+            continue
         known = seen[candidate.path] = _seen(candidate, before.get(candidate.path))
         found[candidate] = known.outcome
     refusals = [*walk.refusals, *(outcome for outcome in found.values() if isinstance(outcome, Refusal))]
