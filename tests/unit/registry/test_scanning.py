@@ -528,7 +528,7 @@ def test_a_directory_that_is_too_deep_is_said_to_be(tmp_path: Path) -> None:
 
 def test_a_look_that_takes_too_long_leaves_the_rest_to_the_next(tmp_path):
     for number in range(5):
-        write(tmp_path / f"lora{number}.safetensors", {"lora_unet_x.lora_down.weight": (4, 8)})
+        zeros(tmp_path / f"lora{number}.safetensors", LORA_SD1)
     first = scan(tmp_path, patience_s=-1.0)
     assert first.adapters == {}
     assert len(scan(tmp_path, first).adapters) == 5
