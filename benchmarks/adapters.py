@@ -9,7 +9,10 @@ Columns, in turns within one run (their order is drawn anew in every round), the
     4, 16     so many different ones, in turns; ranks 4, 8, 16 and 32 in turns if --rank is mixed
 
 Two kinds of adapters: of attention (with its feed-forward layers and projections, what most trainers change), and of that and every
-convolution (LoCon). Beside it: what an adapter takes of memory, and what it takes to read one, bring it to the device and choose rows.
+convolution (LoCon). The share of a low-rank product in a layer's arithmetic is rank * (in + out) / (in * out), so it falls as models get
+wider: `shapes` has layers of 64 and 128, `middle` of 96 to 384, `wide` of 320 and 640 (a piece of SD 1).
+
+Beside it: what an adapter takes of memory, and what it takes to read one, to bring it to the device and to choose rows.
 
     python benchmarks/adapters.py --json result.json
     python benchmarks/adapters.py --device cuda --dtype float16 --models sd1 sdxl       (real sizes, random weights; needs a GPU)
@@ -43,6 +46,13 @@ MIDDLE = {
     "cross_attention_dim": 256,
     "attention_head_dim": 6,
 }
+WIDE = {
+    "block_out_channels": (320, 640),
+    "layers_per_block": 1,
+    "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+    "cross_attention_dim": 768,
+}
 SD1 = {"cross_attention_dim": 768}
 SDXL = {
     "block_out_channels": (320, 640, 1280),
@@ -59,6 +69,7 @@ SDXL = {
 MODELS: Mapping[str, tuple[Mapping[str, Any] | None, int]] = {
     "shapes": (None, 8),
     "middle": (MIDDLE, 16),
+    "wide": (WIDE, 16),
     "sd1": (SD1, 64),
     "sdxl": (SDXL, 128),
 }
@@ -195,7 +206,7 @@ def weight_bytes(bench: Bench) -> int:
 def main() -> None:
     """Prints one line a case, then all of them with the environment."""
     parser = common.parser(__doc__)
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=["shapes", "middle"])
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=["shapes", "middle", "wide"])
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--rows", type=int, default=16)
     parser.add_argument("--rank", default="16", help="of every adapter, or mixed")

@@ -181,10 +181,10 @@ class Bank:
         return max(shelf.room, max(shelf.used, _FIRST) + count)
 
     def _generous(self, component: str, changes: ComponentChanges, room: Mapping[Segment, int]) -> dict[Segment, int]:
-        """The room that is needed, or the next power of two where the budget allows it."""
+        """The room that is needed, or the next power of two (beside the page of zeros) where the budget allows it."""
         chosen = dict(room)
         for segment, pages in room.items():
-            wished = {**chosen, segment: 1 << (pages - 1).bit_length()}
+            wished = {**chosen, segment: _FIRST + (1 << (pages - _FIRST - 1).bit_length())}
             if self._after(component, changes, wished) <= self.budget_bytes:
                 chosen = wished
         return chosen
