@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch._dynamo.testing import CompileCounter
-from written_files import diffusers_file
+from written_files import diffusers_file, linear_only
 
 from collodion.worker.adapters.adapters import AdapterBudgets, Adapters
 
@@ -29,8 +29,8 @@ def test_another_composition_of_the_batch_compiles_nothing_new(tmp_path):
     model = Small().eval().requires_grad_(False)
     adapters = Adapters({"unet": model}, AdapterBudgets(1 << 20, 1 << 20))
     files = [
-        diffusers_file(tmp_path / f"{rank}.safetensors", {"unet": model}, rank=rank, seed=rank, wanted=lambda *_: True)
-        for rank in (1, 3, 4)
+        diffusers_file(tmp_path / f"{rank}.safetensors", {"unet": model}, rank=rank, seed=rank, wanted=wanted)
+        for rank, wanted in ((1, lambda *_: True), (3, linear_only), (4, lambda *_: True))
     ]
     uses = [adapters.load(file).at(0.5 + number) for number, file in enumerate(files)]
     adapters.select("unet", [tuple(uses)])  # all pools have their room
@@ -42,6 +42,7 @@ def test_another_composition_of_the_batch_compiles_nothing_new(tmp_path):
         [(uses[0], uses[1]), (uses[2],), ()],
         [(uses[2],)] * 3,
         [(), (), (uses[1],)],
+        [(), (), ()],
     ]
     for rows in batches:
         selection = adapters.select("unet", rows, ranks=RANKS)
@@ -51,3 +52,36 @@ def test_another_composition_of_the_batch_compiles_nothing_new(tmp_path):
     moved = adapters.bank.moves
     adapters.select("unet", batches[1], ranks=RANKS)
     assert adapters.bank.moves == moved  # so a CUDA graph that was captured with these pools still reads them
+
+
+def test_what_was_captured_with_one_selection_runs_with_the_adapters_of_another(tmp_path):
+    """As a CUDA graph has it, which reads the tensors that it was captured with: here the selection plays the graph."""
+    torch.manual_seed(0)
+    model = Small().eval().requires_grad_(False)
+    adapters = Adapters({"unet": model}, AdapterBudgets(1 << 20, 1 << 20))
+    one, other = (
+        adapters.load(
+            diffusers_file(tmp_path / f"{seed}.safetensors", {"unet": model}, rank=seed, seed=seed, wanted=wanted)
+        ).at(1.0)
+        for seed, wanted in ((2, linear_only), (3, lambda *_: True))
+    )
+    adapters.select("unet", [(one, other)])
+    captured = adapters.select("unet", [(), ()], ranks=RANKS)
+    numbers = [tensor for product in captured.products.values() for tensor in (product.pages, product.weights)]
+    places = [tensor.data_ptr() for tensor in numbers]
+    sample = torch.randn(2, 4, 5, 5)
+
+    def run(selection):
+        with torch.inference_mode(), adapters.applied(selection):
+            return model(sample)
+
+    for rows in ([(one,), (other,)], [(), (one, other)], [(), ()]):
+        fresh = adapters.select("unet", rows, ranks=RANKS)
+        captured.take(fresh)
+        assert torch.equal(run(captured), run(fresh))
+        assert torch.allclose(run(captured), run(adapters.select("unet", rows)), atol=1e-5)
+        assert [tensor.data_ptr() for tensor in numbers] == places
+    with pytest.raises(ValueError, match="without `ranks`"):
+        captured.take(adapters.select("unet", [(other,), (other,)]))
+    with pytest.raises(ValueError, match="rows and ranks"):
+        captured.take(adapters.select("unet", [(one,), (one,), ()], ranks=RANKS))

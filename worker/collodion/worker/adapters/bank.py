@@ -104,8 +104,9 @@ class Bank:
         """The adapters of the rows of this component's next calls, brought to the device.
 
         size: rows of a call at least; those behind `rows` are padding, whose output means nothing. ranks: gather so many for each row
-        whoever is in the batch (the next power of two if they are too few), so that shapes stay the same; 0: as few as will do, and
-        none by the row if all rows have the same. Raises MemoryError if the budget cannot hold what these rows need.
+        in every module whose pool is open, whoever is in the batch (the next power of two if they are too few), so that shapes stay
+        the same: for compiled code and CUDA graphs. 0: as few as will do, and none by the row if all rows have the same. Raises
+        MemoryError if the budget cannot hold what these rows need.
         """
         selection = Selection(component, rows, max(size, len(rows)), ranks, self._every_row)
         self.refresh(selection)
@@ -118,9 +119,14 @@ class Bank:
             with torch.inference_mode(False), torch.no_grad():  # tensors that can be written to in any mode
                 self._ensure(component, [use.adapter for use in uses])
             residents = {use.adapter.key: self._residents[component, use.adapter.key] for use in uses}
-            selection.work_out(residents, self.epoch)
+            with torch.inference_mode(False), torch.no_grad():
+                selection.work_out(residents, self._opened(component), self.epoch)
         for use in uses:
             self._residents.move_to_end((component, use.adapter.key))
+
+    def _opened(self, component: str) -> list[Site]:
+        shelves = (shelf for place, shelf in self._shelves.items() if place.component == component)
+        return [site for shelf in shelves for site in shelf.readers]
 
     def clear(self) -> None:
         """Gives back all memory."""

@@ -50,37 +50,60 @@ class Selection:
         self.every_row = every_row or ranks > 0
         self.epoch = -1
         self.changes: list[tuple[Site, Change]] = []
+        self.products: dict[Segment, Product] = {}
 
     @property
     def uses(self) -> list[Use]:
         """All, in the order of the rows, each adapter once."""
         return list({use.adapter.key: use for row in self.rows for use in row}.values())
 
-    def work_out(self, residents: Mapping[FileKey, Resident], epoch: int) -> None:
-        """Fills in `changes`. residents: by the adapter's key, all of them."""
-        products = {segment: self._product(segment, residents) for segment in Segment}
-        merges = self._merges(residents)
-        alone = {segment: Change(product) for segment, product in products.items() if product is not None}
-        changes = {site: alone[site.segment] for use in self.uses for site in residents[use.adapter.key].products}
-        for site, merged in merges.items():
-            product = products[site.segment] if site.pool.pages else None
-            changes[site] = Change(product, merged)
+    def work_out(self, residents: Mapping[FileKey, Resident], opened: Collection[Site], epoch: int) -> None:
+        """Fills in `changes`. residents: by the adapter's key, all of them. opened: sites of the component whose pools are open."""
+        touched: dict[Site, None] = {}
+        for use in self.uses if not self.ranks else ():
+            touched.update(dict.fromkeys(residents[use.adapter.key].products))
+        sites = opened if self.ranks else touched
+        self.products = {}
+        for segment, site in {site.segment: site for site in sites}.items():
+            product = self._product([_row_of(row, segment, residents) for row in self.rows], site)
+            self.products[segment] = product
+        alone = {segment: Change(product) for segment, product in self.products.items()}
+        changes = {site: alone[site.segment] for site in sites}
+        for site, merged in self._merges(residents).items():
+            changes[site] = Change(self.products.get(site.segment) if site.pool.pages else None, merged)
         self.changes = list(changes.items())
         self.epoch = epoch
 
-    def _product(self, segment: Segment, residents: Mapping[FileKey, Resident]) -> Product | None:
-        rows = [_row_of(row, segment, residents) for row in self.rows]
+    def take(self, other: "Selection") -> None:
+        """Takes over the other's adapters without a new tensor: what was captured while this was applied runs with them from now on.
+
+        For CUDA graphs. Both were chosen with `ranks`, for as many rows, and the banks have not moved since (`Bank.moves`). The other
+        one is what has to be kept, and worked out again if the banks forget. Raises ValueError if they differ in more than numbers.
+        """
+        if self.products.keys() != other.products.keys() or any(
+            change.merges for _, change in self.changes + other.changes
+        ):
+            raise ValueError("selections of different modules, or with changes that are no products")
+        pairs = [(product, other.products[segment]) for segment, product in self.products.items()]
+        for mine, theirs in pairs:
+            if not isinstance(mine, Gathered) or not isinstance(theirs, Gathered):
+                raise ValueError("a selection that was chosen without `ranks`")
+            if mine.weights.shape != theirs.weights.shape:
+                raise ValueError(f"{tuple(theirs.weights.shape)} rows and ranks, not {tuple(mine.weights.shape)}")
+        for mine, theirs in pairs:
+            assert isinstance(mine, Gathered)
+            assert isinstance(theirs, Gathered)
+            mine.copy_(theirs)
+
+    def _product(self, rows: Sequence["_Row"], site: Site) -> Product:
+        """Of the segment of this site."""
         having = [place for place, row in enumerate(rows) if row.pages]
-        if not having:
-            return None
-        users = (residents[use.adapter.key].products for use in self.uses)
-        site = next(site for products in users for site in products if site.segment is segment)
-        adjoining = having[-1] - having[0] == len(having) - 1
-        worthwhile = len(having) < self.filled if adjoining else len(having) <= _FEW * self.filled
-        if self.every_row or not worthwhile:
-            return _product(rows, self.filled, self.ranks, site)
-        own = _product([rows[place] for place in having], len(having), self.ranks, site)
-        return OfSome(len(rows), _whole_numbers(having, site), having[0] if adjoining else None, own)
+        if not self.every_row:
+            adjoining = having[-1] - having[0] == len(having) - 1
+            if len(having) < self.filled if adjoining else len(having) <= _FEW * self.filled:
+                own = _product([rows[place] for place in having], len(having), 0, site)
+                return OfSome(len(rows), _whole_numbers(having, site), having[0] if adjoining else None, own)
+        return _product(rows, self.filled, self.ranks, site)
 
     def _merges(self, residents: Mapping[FileKey, Resident]) -> dict[Site, list[Merge]]:
         """Rows that have the same changed matrices are one group. The padding may have anything."""
@@ -124,7 +147,7 @@ def _product(rows: Sequence[_Row], filled: int, ranks: int, site: Site) -> Gathe
 def _gathered(rows: Sequence[_Row], ranks: int, site: Site) -> Gathered:
     width = max(len(row.pages) for row in rows)
     if ranks:
-        width = max(-(-ranks // PAGE), 1 << (width - 1).bit_length())
+        width = max(-(-ranks // PAGE), 1 << max(width - 1, 0).bit_length())
     numbers = [page for row in rows for page in row.pages + [0] * (width - len(row.pages))]
     weights = [row.weights + [0.0] * (width * PAGE - len(row.weights)) for row in rows]
     return Gathered(len(rows), width * PAGE, _whole_numbers(numbers, site), _weights(weights, site))
