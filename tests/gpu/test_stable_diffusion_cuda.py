@@ -95,6 +95,20 @@ def test_a_step_is_issued_without_waiting_for_the_device(shapes):
     assert stepped.span.wait() > 0
 
 
+def test_a_latent_begins_and_joins_a_batch_without_waiting_for_the_device(shapes):
+    plan = shapes.prepare(parameters("euler_a", 1))
+    (conditioning,) = shapes.encode([plan]).conditioning
+    states = [shapes.begin(plan, conditioning, seed) for seed in (1, 2)]
+    for batch in ([states[0]], states):
+        shapes.step(batch).span.wait()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        stepped = shapes.step([*states, shapes.begin(plan, conditioning, 3)])
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert stepped.span.wait() > 0
+
+
 def test_a_spilled_latent_leaves_the_device_without_waiting_and_goes_on_as_it_was(shapes):
     plan = shapes.prepare(parameters("dpmpp_2m", 1))
     kept, spilled = (shapes.begin(plan, shapes.encode([plan]).conditioning[0], 1) for _ in range(2))

@@ -22,7 +22,8 @@ class Calls:
         self.open = 0
 
     @contextlib.contextmanager
-    def __call__(self, encoder: int, rows: Sequence[int]) -> Iterator[None]:
+    def __call__(self, encoders: Sequence[int], rows: Sequence[int]) -> Iterator[None]:
+        (encoder,) = encoders
         self.rows.append((encoder, list(rows)))
         self.open += 1
         yield
@@ -48,7 +49,7 @@ def test_a_call_is_changed_for_those_rows_that_its_wrapper_changes(sd: Any) -> N
     """As adapters of the text encoder do."""
 
     @contextlib.contextmanager
-    def around(_encoder: int, rows: Sequence[int]) -> Iterator[None]:
+    def around(_encoders: Sequence[int], rows: Sequence[int]) -> Iterator[None]:
         factors = torch.tensor([[[2.0 if row == 1 else 1.0]] for row in rows])
         hook = sd.encoders[0].register_forward_hook(
             lambda _module, _arguments, out: out.__setitem__("last_hidden_state", out.last_hidden_state * factors)

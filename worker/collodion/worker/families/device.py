@@ -49,7 +49,7 @@ class Device:
         return pinned.copy_(tensor, non_blocking=True)
 
     def to_device(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The way back from `to_host`, which need not be complete: both are in order on one stream. On a CPU the tensor itself."""
+        """The way there; nothing waits for it, nor need `to_host` be complete: all is in order on one stream. On a CPU: itself."""
         return tensor.to(self.place, non_blocking=True)
 
 

@@ -58,6 +58,8 @@ class DiskShelf:
 
     def _named(self, name: str) -> ModelSource:
         """A model of the settings. Raises ModelUnusable."""
+        if name not in self._folders:  # it was in the directory when it was asked for
+            raise ModelUnusable(f"the model {name} is not there any more")
         return read_model(self._folders[name], name, self._registry.vaes if self._registry is not None else {})
 
     def _look_through_directory(self) -> Mapping[str, AdapterSource]:

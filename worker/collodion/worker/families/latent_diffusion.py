@@ -76,7 +76,12 @@ class LatentDiffusion:
         self._last = None
         self._batches, self._stepped = [], []
         self._adapters.close()
-        del self._architecture, self._vae, self._reader
+        del (
+            self._architecture,
+            self._vae,
+            self._reader,
+            self._adapters,
+        )  # who still has this pipeline has nothing of the model
         if self._device.place.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -89,8 +94,7 @@ class LatentDiffusion:
         """See Pipeline."""
         different = list(dict.fromkeys(prompt for plan in plans for prompt in plan.prompts))
         with self._device.span() as span, memory_errors():
-            encoded = self._architecture.encode_prompts(different, partial(self._around, different), self._encode_rows)
-            texts = dict(zip(different, encoded, strict=True))
+            texts = self._texts_of(different)
             conditioning = [
                 Conditioning(
                     [_own(texts[prompt]) for prompt in plan.prompts],
@@ -107,13 +111,14 @@ class LatentDiffusion:
         parameters = plan.parameters
         shape = self._architecture.latent_shape(parameters.width, parameters.height)
         with memory_errors():
+            conditioning.move(self._device.to_device)  # it lies on the host if all that began before have been spilled
             dtype = self._architecture.noise_dtype or self._device.dtype
             noise = NoiseSource(seed, shape, dtype, self._architecture.sampler_noise)
             drawn = beginning(conditioning.start, parameters.strength, self._vae, noise, self._architecture.sees_masks)
             trajectory = Trajectory.begin_from(plan.table, noise, drawn.noise, drawn.clean, self._device.place)
             channels = None if drawn.channels is None else drawn.channels.to(self._device.dtype)
             state = Denoising(trajectory, conditioning, parameters.guidance_scale, drawn.kept, channels)
-            self._read(state)
+            conditioning.readers.add(state)
         return state
 
     @torch.inference_mode()
@@ -169,7 +174,8 @@ class LatentDiffusion:
         """See Pipeline."""
         with memory_errors():
             state.move(self._device.to_device)
-            self._read(state)
+            state.conditioning.move(self._device.to_device)
+        state.conditioning.readers.add(state)
 
     @torch.inference_mode()
     def snapshot(self, state: Denoising) -> torch.Tensor:
@@ -185,15 +191,30 @@ class LatentDiffusion:
         """See Pipeline. On a GPU this thread waits for what was queued before, and no other one does."""
         return to_rgb(snapshot.cpu(), self._rgb_map)
 
-    def _around(self, prompts: Sequence[Prompt], encoder: int, rows: Sequence[int]) -> AbstractContextManager[object]:
-        """The adapters of a text encoder's call. rows: the prompts that its rows are of, -1 of none."""
-        uses = [prompts[row].uses if row >= 0 else () for row in rows]
-        component = self._architecture.text_encoders[encoder]
-        return self._adapters.applied(self._adapters.select(component, uses, len(rows)))
+    def _texts_of(self, prompts: Sequence[Prompt]) -> dict[Prompt, Texts]:
+        """Reproducible: those with the same adapters by themselves, as for the steps."""
+        groups: dict[Hashable, list[Prompt]] = {}
+        for prompt in prompts:
+            groups.setdefault(prompt.key if self._encode_rows else None, []).append(prompt)
+        texts: dict[Prompt, Texts] = {}
+        for group in groups.values():
+            encoded = self._architecture.encode_prompts(group, partial(self._around, group), self._encode_rows)
+            texts.update(zip(group, encoded, strict=True))
+        return texts
 
-    def _read(self, state: Denoising) -> None:
-        state.conditioning.move(self._device.to_device)
-        state.conditioning.readers.add(state)
+    def _around(
+        self, prompts: Sequence[Prompt], encoders: Sequence[int], rows: Sequence[int]
+    ) -> AbstractContextManager[object]:
+        """See Around. Rows of no prompt have some adapters too, so that what is computed does not depend on how many there are."""
+        uses = [prompts[max(row, 0)].uses for row in rows]
+        components = [self._architecture.text_encoders[encoder] for encoder in encoders]
+        selections = [self._adapters.select(component, uses, len(rows)) for component in components]
+        bank = self._adapters.bank
+        for selection in selections:
+            bank.refresh(selection)  # room for one may have been made by moving another's
+        if any(selection.epoch != bank.epoch for selection in selections):
+            raise MemoryError("the adapters of the text encoders do not fit side by side")
+        return self._adapters.applied(*selections)
 
     def _batches_of(self, states: Sequence[Denoising]) -> list[StepBatch]:
         """One, but for a reproducible worker: there who is in a call must not change what kernels run."""

@@ -2,7 +2,6 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from typing import Any
 
 from collodion.wire.jobs import PromptSyntax
@@ -51,9 +50,7 @@ class BatchedPrompts(PlainPrompts):
         """The texts of these prompts. `rows`: how many prompts are encoded at least, so that the kernels that run are always the same."""
         padded = [*prompts, *[Prompt("", False)] * (rows - len(prompts))]
         owners = [*range(len(prompts)), *[-1] * (rows - len(prompts))]
-        with ExitStack() as stack:
-            for encoder in range(len(self.text_encoders)):
-                stack.enter_context(around(encoder, owners))
+        with around(range(len(self.text_encoders)), owners):
             encoded = self.encode([prompt.text for prompt in padded], [prompt.negative for prompt in padded])
         return encoded[: len(prompts)]
 

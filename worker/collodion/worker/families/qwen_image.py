@@ -94,7 +94,7 @@ class QwenImage(PlainPrompts):
         """
         texts: list[Texts] = []
         for number, prompt in enumerate(prompts):
-            with around(0, [number]):
+            with around([0], [number]):
                 encoded = self.pipeline.encode_prompt(prompt.text, self.denoiser.device, max_sequence_length=_TOKENS)
             texts.append({"states": encoded[0][0]})
         return texts

@@ -68,7 +68,7 @@ class Start:
             return cls(_own(picture))
         uncovered = vae.encode(scene.uncovered[None])[0]
         height, width = (side // vae.factor for side in scene.mask.shape[1:])
-        mask = torch.nn.functional.interpolate(scene.mask[None], size=(height, width))[0].to(device)
+        mask = torch.nn.functional.interpolate(scene.mask[None], size=(height, width))[0].to(device, non_blocking=True)
         return cls(_own(picture), _own(uncovered), mask)
 
     @property
@@ -138,13 +138,13 @@ def beginning(start: Start | None, strength: float, vae: Vae, noise: NoiseSource
     clean = _sampled(start.picture, vae, noise)
     drawn = noise.draw("model")
     noise.normal(vae.dtype)  # of the uncovered part, which such a model never sees
-    kept = Kept(clean, drawn.to(clean.device), start.mask)
+    kept = Kept(clean, drawn.to(clean.device, non_blocking=True), start.mask)
     return Beginning(drawn, None if anew else clean, kept)
 
 
 def _sampled(posterior: Posterior, vae: Vae, noise: NoiseSource) -> torch.Tensor:
     """A draw from the posterior, normalised: float32 (C, H, W)."""
-    drawn = noise.normal(vae.dtype).to(posterior.mean.device)
+    drawn = noise.normal(vae.dtype).to(posterior.mean.device, non_blocking=True)
     return vae.normalise(posterior.mean.float() + posterior.std.float() * drawn)
 
 

@@ -25,7 +25,7 @@ class StepBatch:
         device: Device,
         select: Callable[[Sequence[Row], int], Selection],
     ) -> None:
-        self.places = torch.tensor(places, dtype=torch.int64).to(device.place)
+        self.places = device.to_device(torch.tensor(places, dtype=torch.int64))
         self.states = states
         self.trajectories = [state.trajectory for state in states]
         texts = [state.conditioning.texts for state in states]
@@ -36,10 +36,10 @@ class StepBatch:
         rows = [*(ours[0] for ours in texts), *(texts[row][1] for row in self._guided)]
         self._texts = collate(rows, self.size)
         self._lengths = tuple(map(length, rows))
-        self.guided = torch.tensor(self._guided, dtype=torch.int64).to(device.place)
+        self.guided = device.to_device(torch.tensor(self._guided, dtype=torch.int64))
         self._order = [*range(len(states)), *self._guided]
         scales = torch.tensor([states[row].guidance_scale for row in self._order], dtype=torch.float32)
-        self._guidance = pad(scales, self.size).to(device.place)
+        self._guidance = device.to_device(pad(scales, self.size))
         self._channels = self._more_channels()
         self.selection = select([states[row].conditioning.uses for row in self._order], self.size)
 
@@ -50,7 +50,7 @@ class StepBatch:
             inputs = torch.cat([inputs, self._channels], dim=1)
         # Whole numbers become float32 inside of a UNet before anything else, too.
         timesteps = torch.tensor([self.trajectories[row].timestep for row in self._order], dtype=torch.float32)
-        timesteps = pad(timesteps, self.size).to(self._device.place, non_blocking=True)
+        timesteps = self._device.to_device(pad(timesteps, self.size))
         return Rows(inputs, timesteps, self._texts, self._guidance, self._lengths)
 
     def guide(

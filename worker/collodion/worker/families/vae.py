@@ -41,7 +41,7 @@ class Vae:
 
     def encode(self, pictures: torch.Tensor) -> list[Posterior]:
         """pictures: (N, 3, H, W) in -1..1."""
-        encoded = self._encoded(pictures.to(self._vae.device, self._vae.dtype))
+        encoded = self._encoded(pictures.to(self._vae.device, self._vae.dtype, non_blocking=True))
         return [Posterior(mean, std) for mean, std in zip(encoded.mean, encoded.std, strict=True)]
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:

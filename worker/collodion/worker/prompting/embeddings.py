@@ -75,7 +75,7 @@ class EmbeddingFiles(Mapping[str, Embedding]):
 
 def load_embedding(name: str, path: Path) -> Embedding:
     """Reads a file. It is in memory before it is believed, so that what was checked is what is used. Raises EmbeddingUnusable."""
-    if path.suffix != ".safetensors":
+    if path.suffix.lower() != ".safetensors":
         why = f"{path.name} is no .safetensors file; `collodion convert` makes one of it"
         raise EmbeddingUnusable(f"the embedding {name!r} cannot be read: {why}")
     try:

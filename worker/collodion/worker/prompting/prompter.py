@@ -16,8 +16,8 @@ from collodion.worker.prompting.embeddings import Embedding
 from collodion.worker.prompting.reading import NO_EMBEDDINGS, PromptReader, ReadPrompt, Tokens
 from collodion.worker.prompting.text import TextEncoder, weighed
 
-Around = Callable[[int, Sequence[int]], AbstractContextManager[object]]
-"""Wraps a call of a text encoder: its number (0, 1), and for each row of the call the number of a prompt that it is of; -1: of none."""
+Around = Callable[[Sequence[int], Sequence[int]], AbstractContextManager[object]]
+"""Wraps a call of some text encoders: their numbers (0, 1), and for each row of it the number of a prompt that it is of; -1: of none."""
 
 MOST_CHUNKS = 8
 _MOST_ROWS = 64  # chunks in one call: bounds its memory, far beyond where more rows would be faster
@@ -32,7 +32,7 @@ class EncodedPrompt(NamedTuple):
     pooled: torch.Tensor | None
 
 
-def _bare(_encoder: int, _rows: Sequence[int]) -> AbstractContextManager[object]:
+def _bare(_encoders: Sequence[int], _rows: Sequence[int]) -> AbstractContextManager[object]:
     return nullcontext()
 
 
@@ -107,7 +107,7 @@ class Prompter:
             batch = different[start : start + (rows or _MOST_ROWS)]
             filling = max(0, rows - len(batch))
             chunks = [chunk for _, chunk in batch] + [self._reader.empty(encoder)] * filling
-            with around(encoder, [owners[key] for key in batch] + [-1] * filling):
+            with around([encoder], [owners[key] for key in batch] + [-1] * filling):
                 states, pooled = self._encoders[encoder].run(chunks)
             found.update((key, (states[row], None if pooled is None else pooled[row])) for row, key in enumerate(batch))
         return found

@@ -64,7 +64,7 @@ class TextEncoder:
         def put(_module: Any, _arguments: Any, embedded: torch.Tensor) -> torch.Tensor:
             for row, insert in inserts:
                 end = insert.place + len(insert.vectors)
-                embedded[row, insert.place : end] = insert.vectors.to(embedded)
+                embedded[row, insert.place : end] = insert.vectors.to(embedded, non_blocking=True)
             return embedded
 
         if not inserts:

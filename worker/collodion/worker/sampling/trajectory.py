@@ -50,9 +50,9 @@ class Trajectory:
         float32 (C, H, W), on any device.
         """
         if clean is None:
-            latent = source.scaled(noise, table.init_noise_sigma).to(device)
+            latent = source.scaled(noise, table.init_noise_sigma).to(device, non_blocking=True)
         else:
-            latent = _mixed(table.levels[0], clean.to(device), noise.to(device))
+            latent = _mixed(table.levels[0], clean.to(device), noise.to(device, non_blocking=True))
         state = torch.zeros((1 + table.history, *latent.shape), device=device)
         state[0] = latent
         return cls(table, state, source)
