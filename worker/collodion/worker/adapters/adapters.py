@@ -127,6 +127,9 @@ class Adapters:
         self.bank.clear()
         with self._lock:
             self._recent.clear()
+        # The bank knows this object, and this object the bank: what both know would wait for a full garbage collection.
+        self._sites = {}
+        del self._names
 
     def _keep(self, adapter: LoadedAdapter) -> None:
         """As the one that was asked for last; forgets the others as far as the budget wants it."""

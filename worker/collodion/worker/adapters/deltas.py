@@ -192,6 +192,11 @@ class Rows:
         return torch.cat([whole[first:end] for first, end in self.ranges])
 
 
+def all_finite(tensor: torch.Tensor) -> bool:
+    """Whether all its numbers are. A sum is finite only if all in it are, and takes a fraction of the time; it may overflow, though."""
+    return bool(tensor.sum(dtype=torch.float32).isfinite()) or bool(tensor.isfinite().all())
+
+
 def folded(down: torch.Tensor, mid: torch.Tensor) -> torch.Tensor:
     """`down` (rank, in, 1, 1) and the convolution `mid` (rank', rank, height, width) after it as one. Raises Misshapen."""
     if mid.ndim != 4 or down.shape[0] != mid.shape[1] or math.prod(down.shape[2:]) != 1:

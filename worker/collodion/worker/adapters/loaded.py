@@ -15,7 +15,7 @@ from weakref import WeakSet
 import torch
 
 from collodion.wire.jobs import AdapterKind
-from collodion.worker.adapters.deltas import Difference, LowRank
+from collodion.worker.adapters.deltas import Difference, LowRank, all_finite
 from collodion.worker.adapters.pool import PAGE
 from collodion.worker.adapters.reading import Contents, SiteChange
 from collodion.worker.adapters.sites import Segment, Site
@@ -147,7 +147,7 @@ def _fill(path: Path, site: Site, delta: object, down: torch.Tensor, up: torch.T
     half = 2.0 ** round(math.log2(abs(delta.scale)) / 2) if delta.scale else 1.0  # a power of two rounds nothing
     down[: delta.rank] = delta.down.flatten(1).float() * (delta.scale / half)
     up[: delta.rank] = delta.up.flatten(1).t().float() * half
-    if not bool(down.isfinite().all() and up.isfinite().all()):
+    if not (all_finite(down) and all_finite(up)):
         raise AdapterUnusable(f"{path} has numbers for {site.name} that {site.dtype} cannot hold")
 
 
@@ -160,7 +160,7 @@ def _kept(path: Path, site: Site, change: SiteChange) -> SiteChange:
     dtype = site.dtype if isinstance(change.delta, Difference) else torch.float32
     delta = change.delta and change.delta.moved(lambda tensor: tensor.to(dtype))
     kept = SiteChange(delta, None if change.bias is None else change.bias.float())
-    if not all(bool(tensor.isfinite().all()) for tensor in _tensors(kept)):
+    if not all(map(all_finite, _tensors(kept))):
         raise AdapterUnusable(f"{path} has numbers for {site.name} that {site.dtype} cannot hold")
     return kept
 

@@ -20,7 +20,16 @@ import torch
 
 from collodion.wire.jobs import AdapterKind
 from collodion.worker.adapters.building import Built, build
-from collodion.worker.adapters.deltas import Delta, Difference, LowRank, Misshapen, Moved, Rows, Shape
+from collodion.worker.adapters.deltas import (
+    Delta,
+    Difference,
+    LowRank,
+    Misshapen,
+    Moved,
+    Rows,
+    Shape,
+    all_finite,
+)
 from collodion.worker.adapters.grammar import LOW_RANK_PARTS, Part, Spelled, refused, spelled
 from collodion.worker.adapters.names import Names, Nowhere, Target
 from collodion.worker.adapters.peft_settings import PeftSettings
@@ -174,7 +183,7 @@ class _Reader:
         tensor = _read(self._file, entry, dtype)
         if dtype not in (torch.float16, torch.bfloat16):
             tensor = tensor.float()
-        if not bool(tensor.isfinite().all()):
+        if not all_finite(tensor):
             raise AdapterUnusable(f"{self._header.path}: {key!r} holds numbers that are not finite")
         return tensor
 
