@@ -8,6 +8,7 @@ TORCH_INDEX ?=
 # imports none; what it does import is among ours.
 ORTOOLS := ortools>=9.15,<9.16
 PROMPT ?= a large red circle on a blue background
+TEST_PROCESSES ?= 2
 PYTEST_ARGS ?=
 
 VENV := .venv
@@ -38,8 +39,9 @@ demo: install ## Draw PROMPT through the whole stack, save the picture, print it
 up: install ## Run the whole stack in the foreground until Ctrl-C
 	@$(BIN)/collodion serve
 
+# Each file's tests run in one process: its models are made once.
 test: install ## Run the tests (under 10 minutes on two cores)
-	$(BIN)/pytest $(PYTEST_ARGS)
+	$(BIN)/pytest --numprocesses $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
 
 test-gpu: install ## Run the tests that need a CUDA device
 	$(BIN)/pytest tests/gpu -m gpu $(PYTEST_ARGS)

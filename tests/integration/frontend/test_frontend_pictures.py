@@ -247,11 +247,11 @@ def held_by_frontend():
         large = [trace for trace in tracemalloc.take_snapshot().traces if trace.size > 4 * MEBIBYTE]
         # The client is in this process, too, and keeps what it sent; but not on a thread of the frontend's.
         ours = [trace for trace in large if any(frame.filename == threading.__file__ for frame in trace.traceback)]
-        return len(ours), sum(isinstance(one, Image.Image) for one in gc.get_objects()) - before
+        return len(ours), sum(issubclass(type(one), Image.Image) for one in gc.get_objects()) - before
 
     gc.collect()
     gc.disable()
-    before = sum(isinstance(one, Image.Image) for one in gc.get_objects())
+    before = sum(issubclass(type(one), Image.Image) for one in gc.get_objects())
     tracemalloc.start(20)
     yield count
     tracemalloc.stop()
