@@ -104,10 +104,11 @@ def test_a_batch_that_the_budget_cannot_hold_is_a_memory_error_and_others_run_on
     adapters = budget(components, pages=3)
     uses = [adapters.load(file).at(1.0) for file in files]
     before = run(adapters, components, (uses[0],), (uses[1],))
-    with pytest.raises(MemoryError, match=r"do not fit into \d+ MiB"):
+    with pytest.raises(MemoryError, match=r"0, 1, 2 together do not fit into \d+ MiB"):
         adapters.select("unet", [(uses[0],), (uses[1],), (uses[2],)])
     with pytest.raises(MemoryError):
         adapters.select("unet", [tuple(uses[:3])])
+    assert resident(adapters, [uses[0].adapter, uses[1].adapter]) == [True, True]  # nobody made room in vain
     assert torch.equal(run(adapters, components, (uses[0],), (uses[1],)), before)
     nothing = Adapters(MADE["sd1"](), AdapterBudgets(0, HOST))
     with pytest.raises(MemoryError):

@@ -135,7 +135,10 @@ class Bank:
         with torch.inference_mode(False), torch.no_grad():
             self._compact()
 
-    def _ensure(self, component: str, adapters: Iterable[LoadedAdapter]) -> None:
+    def _ensure(self, component: str, adapters: Sequence[LoadedAdapter]) -> None:
+        if _bytes_of([adapter.components[component] for adapter in adapters]) > self.budget_bytes:
+            names = ", ".join(adapter.key.path.stem for adapter in adapters)
+            raise MemoryError(f"{names} together do not fit into {self.budget_bytes / (1 << 20):.0f} MiB")
         needed = {(component, adapter.key): adapter for adapter in adapters}
         for (_, key), adapter in needed.items():
             if (component, key) not in self._residents:
@@ -144,7 +147,7 @@ class Bank:
     def _admit(self, component: str, adapter: LoadedAdapter, needed: Collection[tuple[str, FileKey]]) -> None:
         changes = adapter.components[component]
         while self._least(component, changes) > self.budget_bytes:
-            self._drop(*self._victim(needed, adapter))
+            self._drop(*self._victim(needed))
         room = {segment: self._room(component, segment, count) for segment, count in changes.pages.items()}
         if self._after(component, changes, room) > self.budget_bytes:
             self._compact()
@@ -195,11 +198,8 @@ class Bank:
                 chosen = wished
         return chosen
 
-    def _victim(self, needed: Collection[tuple[str, FileKey]], adapter: LoadedAdapter) -> tuple[str, FileKey]:
+    def _victim(self, needed: Collection[tuple[str, FileKey]]) -> tuple[str, FileKey]:
         idle = [each for each in self._residents if each not in needed]
-        if not idle:
-            mib = self.budget_bytes / (1 << 20)
-            raise MemoryError(f"the adapters of one batch do not fit into {mib:.0f} MiB, with {adapter.key.path.name}")
         return next((each for each in idle if not self._held(each[1])), idle[0])
 
     def _drop(self, component: str, key: FileKey) -> None:
@@ -267,6 +267,16 @@ class Bank:
         for site in changes.products:
             self._shelves[places[site.segment]].readers[site] += 1
         self._residents[component, key] = _Resident(pages, changes.products, wholes, changes.whole_bytes)
+
+
+def _bytes_of(together: Sequence[ComponentChanges]) -> int:
+    """Of a bank that holds these changes and nothing else."""
+    total = sum(changes.whole_bytes for changes in together)
+    for segment in Segment:
+        pages = sum(changes.pages.get(segment, 0) for changes in together)
+        sites = {site for changes in together for site in changes.products if site.segment is segment}
+        total += (_FIRST + pages) * sum(site.pool.page_bytes for site in sites)
+    return total
 
 
 def _place_of(changes: ComponentChanges) -> torch.device:
