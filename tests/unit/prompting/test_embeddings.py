@@ -20,6 +20,11 @@ def test_vectors_for_one_encoder_are_read(tmp_path: Path, key: str) -> None:
     assert embedding.misfit([4], 75) is None
 
 
+def test_capitals_in_a_suffix_do_not_matter(tmp_path: Path) -> None:
+    save_file({"x": VECTORS}, tmp_path / "x.SafeTensors")
+    assert len(load_embedding("x", tmp_path / "x.SafeTensors")) == len(VECTORS)
+
+
 def test_one_vector_may_be_flat() -> None:
     assert read_embedding("x", {"<x>": torch.ones(4)}).vectors[0].shape == (1, 4)
 

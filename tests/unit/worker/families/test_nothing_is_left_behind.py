@@ -12,6 +12,7 @@ from PIL import Image
 
 from collodion.wire.artifacts import DirectoryStore
 from collodion.wire.jobs import Lora, Parameters
+from collodion.worker.adapters.products import Gathered, OfSome
 from collodion.worker.config import WorkerConfig
 from collodion.worker.families.device import Device, choose_device
 from collodion.worker.families.disk_shelf import DiskShelf
@@ -53,6 +54,32 @@ def test_who_still_has_a_closed_pipeline_has_nothing_of_its_model(family, family
     model.close()
     gc.collect()
     assert not any(weight() is not None for weight in weights)
+
+
+def test_nothing_of_a_finished_latent_is_kept_once_it_is_decoded(family_folder, tmp_path):
+    model = with_text_adapters("sd1", family_folder("sd1"), tmp_path)
+    plan = model.prepare(job(loras=(Lora("a", 1.0),)))
+    (conditioning,) = model.encode([plan]).conditioning
+    state = model.begin(plan, conditioning, 1)
+    finish(model, state)
+    pictures = model.decode([state]).pictures()
+    left = [weakref.ref(state), weakref.ref(conditioning), weakref.ref(plan.uses[0].adapter)]
+    model._adapters._recent.clear()
+    del plan, conditioning, state
+    gc.collect()
+    assert pictures[0] is not None
+    assert not any(one() is not None for one in left)
+
+
+@pytest.mark.parametrize("reproducible", [False, True])
+def test_rows_without_adapters_cost_nothing_where_they_need_not_be_the_same_to_the_bit(
+    reproducible, family_folder, tmp_path
+):
+    model = with_text_adapters("sd1", family_folder("sd1"), tmp_path, reproducible=reproducible)
+    uses = model.prepare(job(loras=(Lora("a", 1.0),))).uses
+    selection = model._adapters.select("text_encoder", [uses, (), (), ()])
+    looked_at = {type(change.product) for _, change in selection.changes}
+    assert looked_at == ({Gathered} if reproducible else {OfSome})
 
 
 class Elsewhere:
@@ -126,7 +153,7 @@ def with_text_adapters(family, folder, root, **settings):
     (root / "tiny").symlink_to(folder)
     library = open_library(WorkerConfig(models=(), models_dir=root, device="cpu", threads=1, **settings))
     library.shelf.look()
-    return library, library.shelf.load("tiny", lambda _: None)
+    return library.shelf.load("tiny", lambda _: None)
 
 
 def texts(model, jobs):
@@ -138,7 +165,7 @@ def same(one, other):
 
 
 def test_adapters_of_several_text_encoders_are_right_or_refused_however_little_memory_there_is(family_folder, tmp_path):
-    _, model = with_text_adapters("sd35", family_folder("sd35"), tmp_path)
+    model = with_text_adapters("sd35", family_folder("sd35"), tmp_path)
     jobs = [job(loras=(Lora(name, 2.0),)) for name in ("a", "b")]
     right, bank = texts(model, jobs), model._adapters.bank
     most, refused = bank.allocated, 0
@@ -157,7 +184,7 @@ def test_adapters_of_several_text_encoders_are_right_or_refused_however_little_m
 
 def test_a_reproducible_worker_encodes_a_prompt_with_adapters_alike_in_any_company(family_folder, tmp_path):
     settings = {"reproducible": True, "encode_batch": 2, "max_batch": 2}
-    _, model = with_text_adapters("sd1", family_folder("sd1"), tmp_path, **settings)
+    model = with_text_adapters("sd1", family_folder("sd1"), tmp_path, **settings)
     jobs = [
         job(prompt=f"a {colour} circle", negative_prompt=f"no {colour}", loras=(Lora(name, 0.7),) if name else ())
         for name in ("a", "b", "")

@@ -49,7 +49,7 @@ class LatentDiffusion:
         self.info = info
         components = {name: getattr(architecture.pipeline, name) for name in _adapted(architecture)}
         budgets = AdapterBudgets(config.adapters_mib << 20, config.adapters_host_mib << 20)
-        self._adapters = Adapters(components, budgets, architecture.unadapted)
+        self._adapters = Adapters(components, budgets, architecture.unadapted, every_row=config.reproducible)
         self._reader = JobReader(architecture, self._adapters, adapter_files, uploads)
         self.run_ahead = device.run_ahead
         self._architecture = architecture
@@ -73,8 +73,7 @@ class LatentDiffusion:
 
     def close(self) -> None:
         """See Pipeline."""
-        self._last = None
-        self._batches, self._stepped = [], []
+        self._forget()
         self._adapters.close()
         del (
             self._architecture,
@@ -145,6 +144,8 @@ class LatentDiffusion:
             decoded = self._vae.decode(latents)[: len(states)]
             lost = self._device.to_host(~decoded.float().sum(dim=(1, 2, 3)).isfinite())
             pictures = self._device.to_host(self._vae.pixels(decoded))
+        if any(state in self._stepped for state in states):
+            self._forget()
         return Decoded(
             span, lambda: [None if bad else picture.numpy() for bad, picture in zip(lost, pictures, strict=True)]
         )
@@ -215,6 +216,11 @@ class LatentDiffusion:
         if any(selection.epoch != bank.epoch for selection in selections):
             raise MemoryError("the adapters of the text encoders do not fit side by side")
         return self._adapters.applied(*selections)
+
+    def _forget(self) -> None:
+        """Lets go of the last step batch: some of its latents are finished, and may be the last ones of this model for long."""
+        self._last = None
+        self._batches, self._stepped = [], []
 
     def _batches_of(self, states: Sequence[Denoising]) -> list[StepBatch]:
         """One, but for a reproducible worker: there who is in a call must not change what kernels run."""
