@@ -58,6 +58,7 @@ def test_a_sampler_whose_calls_are_in_no_proportion_to_its_steps_is_refused_alou
             return super().__len__() + (self.name == "heun" and self.steps == 10)
 
     monkeypatch.setattr(model_info, "Walk", Odd)
+    monkeypatch.setattr(model_info, "_samplers", model_info._samplers.__wrapped__)
     info = load(broken).info
     assert [(refusal.name, "no proportion" in refusal.reason) for refusal in info.refused_samplers] == [("heun", True)]
     assert "heun" not in (*info.samplers, *info.evaluations)
@@ -119,6 +120,10 @@ BREAKS = {
         lambda folder: edit(folder / "model_index.json", _class_name="ShapEPipeline"),
         "is a ShapEPipeline",
     ),
+    "pipeline of no word": (
+        lambda folder: edit(folder / "model_index.json", _class_name=["x"]),
+        "which this version does not run",
+    ),
     "not what it says": (
         lambda folder: edit(folder / "model_index.json", _class_name="FluxPipeline"),
         "lack 'transformer'",
@@ -128,6 +133,7 @@ BREAKS = {
     "weights only as pickle": (pickle_weights, "collodion convert"),
     "weights cut off": (cut_weights, "is not complete"),
     "inpainting": (lambda folder: edit(folder / "unet" / "config.json", in_channels=9), "conv_in.weight has shape"),
+    "depth": (lambda folder: edit(folder / "unet" / "config.json", in_channels=8), "wants 8 channels"),
     "distilled": (lambda folder: edit(folder / "unet" / "config.json", time_cond_proj_dim=8), "time_cond_proj_dim"),
 }
 

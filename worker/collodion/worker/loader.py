@@ -7,6 +7,7 @@
 import logging
 import threading
 import time
+from collections.abc import Callable
 
 from collodion.process.config import ConfigError
 from collodion.worker.metrics import WorkerMetrics
@@ -19,13 +20,21 @@ _LONGEST_REASON = 500  # characters of a foreign error that clients are shown
 
 
 class Loader:
-    """Loads what the residents lack, and looks through the shelf every rescan_s seconds."""
+    """Loads what the residents lack, and looks through the shelf every rescan_s seconds. on_loaded is called after each load."""
 
-    def __init__(self, shelf: Shelf, models: Residents, rescan_s: float, metrics: WorkerMetrics) -> None:
+    def __init__(
+        self,
+        shelf: Shelf,
+        models: Residents,
+        rescan_s: float,
+        metrics: WorkerMetrics,
+        on_loaded: Callable[[], None] = lambda: None,
+    ) -> None:
         self._shelf = shelf
         self._models = models
         self._rescan_s = rescan_s
         self._metrics = metrics
+        self._on_loaded = on_loaded
         self._closed = threading.Event()
 
     def start(self) -> None:
@@ -72,6 +81,7 @@ class Loader:
             load_s = time.perf_counter() - began
             self._metrics.loaded(name, load_s)
             _log.info("loaded a model", extra={"model": name, "seconds": round(load_s, 3)})
+            self._on_loaded()
             self._models.loaded(name, pipeline, load_s)
 
 

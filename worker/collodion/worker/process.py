@@ -20,6 +20,7 @@ from collodion.wire.artifacts import DirectoryStore
 from collodion.worker.config import WorkerConfig
 from collodion.worker.device_kind import device_kind
 from collodion.worker.engine import Engine
+from collodion.worker.garbage import keep_collections_short
 from collodion.worker.holdings import Holdings
 from collodion.worker.images import ImageKeeper
 from collodion.worker.inbox import Inbox
@@ -41,9 +42,9 @@ _SWITCH_INTERVAL_S = 0.0005
 
 
 class Worker:
-    """One device, one engine, one link."""
+    """One device, one engine, one link. on_loaded is called whenever a model was loaded while it serves."""
 
-    def __init__(self, config: WorkerConfig) -> None:
+    def __init__(self, config: WorkerConfig, on_loaded: Callable[[], None] = lambda: None) -> None:
         self.config = config
         self.incarnation = uuid.uuid4().hex
         library = open_library(config)
@@ -55,7 +56,7 @@ class Worker:
             library.budget_bytes, library.pinned, self.outbox.ring, on_due=lambda: self._engine.wake()
         )
         keep_pinned(library, self.models)
-        self._loader = Loader(library.shelf, self.models, config.rescan_s, self.metrics)
+        self._loader = Loader(library.shelf, self.models, config.rescan_s, self.metrics, on_loaded)
         self._preparer = Preparer(self.models, lambda: self._engine.wake())
         self._keeper = ImageKeeper(DirectoryStore(config.artifacts), config.image_threads, self.metrics, self.outbox)
         self._previews = PreviewMaker(self.incarnation, self.outbox, self.metrics)
@@ -135,7 +136,8 @@ def run_worker(config: WorkerConfig) -> int:
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     _on_signals(lambda: os._exit(0))  # while it loads nothing is held, and loading cannot be interrupted otherwise
     try:
-        worker = Worker(config)
+        worker = Worker(config, keep_collections_short)
+        keep_collections_short()
         _on_signals(worker.end)
         return worker.run()
     except ConfigError as error:

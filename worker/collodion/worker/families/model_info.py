@@ -1,5 +1,7 @@
 """What a model offers, as clients are told; made from its configurations, without its weights."""
 
+import functools
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -7,10 +9,13 @@ from collodion.wire.jobs import ModelInfo, RefusedSampler
 from collodion.worker.families.architecture import Architecture, Configs
 from collodion.worker.registry import ModelUnusable
 from collodion.worker.sampling.catalog import MAX_STEPS, SAMPLERS, SamplerRefused
-from collodion.worker.sampling.counting import line_of
-from collodion.worker.sampling.probing import probe
+from collodion.worker.sampling.counting import COUNTED_AT, line_of
+from collodion.worker.sampling.probing import canonical, probe
 from collodion.worker.sampling.reference import Walk, build
 from collodion.worker.sampling.timetable import Timetable
+
+_CONFIGURATIONS = 256  # of schedulers, remembered
+_Samplers = tuple[dict[str, tuple[int, int]], tuple[RefusedSampler, ...]]
 
 
 def describe(
@@ -27,7 +32,7 @@ def describe(
     """
     facts = architecture.facts(configs)
     steps = int(own.get("default_steps", facts.steps))
-    evaluations, refused = _samplers(steps, configs["scheduler"], facts.timetable)
+    evaluations, refused = samplers_of(steps, configs["scheduler"], facts.timetable)
     samplers = tuple(evaluations)
     if not samplers:
         raise ModelUnusable(f"none of our samplers suits the model {name}: {refused[0].reason}")
@@ -61,24 +66,30 @@ def describe(
     )
 
 
-def _samplers(
-    steps: int, config: Mapping[str, Any], timetable: Callable[[int], Timetable]
-) -> tuple[dict[str, tuple[int, int]], tuple[RefusedSampler, ...]]:
-    """Those offered, each with its model calls as (per step, more in all), and those refused."""
+def samplers_of(steps: int, config: Mapping[str, Any], timetable: Callable[[int], Timetable]) -> _Samplers:
+    """Those offered, each with its model calls as (per step, more in all), and those refused. Most models of a directory have few
+    configurations of schedulers between them: each is looked into once."""
+    timetables = tuple((count, timetable(count)) for count in dict.fromkeys((steps, *COUNTED_AT)))
+    return _samplers(steps, canonical(config), timetables)
+
+
+@functools.lru_cache(maxsize=_CONFIGURATIONS)
+def _samplers(steps: int, config_json: str, timetables: tuple[tuple[int, Timetable], ...]) -> _Samplers:
+    config, timetable = json.loads(config_json), dict(timetables)
     offered, refused = {}, []
     for sampler in SAMPLERS:
         try:
-            probe(sampler, steps, config, timetable=timetable(steps))
+            probe(sampler, steps, config, timetable=timetable[steps])
             offered[sampler] = _calls(sampler, config, timetable)
         except SamplerRefused as refusal:
             refused.append(RefusedSampler(name=sampler, reason=refusal.reason))
     return offered, tuple(refused)
 
 
-def _calls(sampler: str, config: Mapping[str, Any], timetable: Callable[[int], Timetable]) -> tuple[int, int]:
+def _calls(sampler: str, config: Mapping[str, Any], timetable: Mapping[int, Timetable]) -> tuple[int, int]:
     """Read off the timesteps that its scheduler sets, which takes a millisecond; a probe may take hundreds."""
     scheduler = build(sampler, config)
-    return line_of(sampler, lambda steps: len(Walk(sampler, steps, scheduler, timetable=timetable(steps))))
+    return line_of(sampler, lambda steps: len(Walk(sampler, steps, scheduler, timetable=timetable[steps])))
 
 
 def _rounded(pixels: int, multiple: int) -> int:

@@ -46,7 +46,7 @@ def probe(
     Raises `SamplerRefused` where this sampler cannot be reproduced exactly, or cannot honour the model's noise schedule or the
     number of steps.
     """
-    key = (name, steps, _canonical(scheduler_config), skipped, timetable)
+    key = (name, steps, canonical(scheduler_config), skipped, timetable)
     with _lock:
         if (known := _cache.get(key)) is not None:
             _cache.move_to_end(key)
@@ -60,7 +60,8 @@ def probe(
     return table
 
 
-def _canonical(config: Mapping[str, Any]) -> str:
+def canonical(config: Mapping[str, Any]) -> str:
+    """The same text for configurations that say the same."""
     return json.dumps(dict(config), sort_keys=True, default=lambda array: array.tolist())
 
 
