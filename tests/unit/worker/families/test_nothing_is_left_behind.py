@@ -2,6 +2,8 @@
 
 import gc
 import io
+import json
+import shutil
 import weakref
 
 import pytest
@@ -207,3 +209,13 @@ def test_a_model_that_has_left_the_directory_before_it_is_loaded_is_said_to_be_g
     assert not shelf.look().models
     with pytest.raises(ModelUnusable, match="not there any more"):
         shelf.load("tiny", lambda _: None)
+
+
+def test_a_model_that_nobody_runs_is_listed_with_the_reason(family_folder, tmp_path):
+    folder = shutil.copytree(family_folder("sd1"), tmp_path / "new")
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps({**index, "_class_name": "NewPipeline"}))
+    config = WorkerConfig(models=(), models_dir=tmp_path, device="cpu", threads=1)
+    (model,) = DiskShelf({}, config, choose_device(config)).look().models
+    assert (model.name, model.info) == ("new", None)
+    assert "is a NewPipeline, which this version does not run" in model.fault

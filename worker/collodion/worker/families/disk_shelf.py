@@ -88,6 +88,7 @@ class DiskShelf:
         try:
             info = self._loading.describe(source)
         except ModelUnusable as error:
+            _log.warning("not usable", extra={"reason": error.reason})
             return source, ShelvedModel(name, None, size_bytes, edition, error.reason)
         return source, ShelvedModel(name, info, size_bytes, edition)
 

@@ -19,7 +19,6 @@ from collodion.worker.registry import folders, layouts
 from collodion.worker.registry.documents import json_object, license_of
 from collodion.worker.registry.errors import ModelUnusable
 from collodion.worker.registry.headers import Header
-from collodion.worker.registry.pipelines import base_of
 from collodion.worker.registry.predicting import schedule
 from collodion.worker.registry.recognising import UNET, VAE_PREFIXES, vae_prefix
 from collodion.worker.registry.sidecars import read_sidecar, sidecar_of
@@ -29,11 +28,6 @@ CLIP = ("cond_stage_model.transformer.", "conditioner.embedders.0.transformer.")
 OPEN_CLIP = "cond_stage_model.model."
 OPEN_CLIP_2 = "conditioner.embedders.1.model."
 _REFINER = "conditioner.embedders.0.model."
-_INPAINTING_CHANNELS = 5  # of the mask and of what it leaves
-_INPAINTING = {
-    "StableDiffusionPipeline": "StableDiffusionInpaintPipeline",
-    "StableDiffusionXLPipeline": "StableDiffusionXLInpaintPipeline",
-}
 
 _BEGINNINGS = {
     "unet": (UNET,),
@@ -47,10 +41,9 @@ Configs = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a single file is: diffusers' class for it, its base, and library, class and configuration of each part by its name."""
+    """What a single file is: diffusers' class for it, and library, class and configuration of each part by its name."""
 
     pipeline: str
-    base: str
     classes: Mapping[str, tuple[str, str]]
     configs: Configs
     config_folder: Path | None = None
@@ -65,7 +58,6 @@ def read_checkpoint(path: Path, header: Header, file: WeightFile) -> ModelSource
         kind=SourceKind.SINGLE_FILE,
         path=path,
         pipeline=checkpoint.pipeline,
-        base=checkpoint.base,
         parts=tuple(_part(header, file, checkpoint, name) for name in checkpoint.classes),
         size_bytes=file.size_bytes,
         dtype=folders.prevailing_dtype([header]),
@@ -90,10 +82,9 @@ def checkpoint_of(header: Header, path: Path, sidecar: Mapping[str, Any]) -> Che
     configs["scheduler"], side = schedule(header, path, sidecar, base, configs["scheduler"])
     if side is not None:
         configs["unet"]["sample_size"] = side
-    pipeline = _pipeline(header, published["pipeline"], configs)
-    configs[folders.MODEL] = {**published["options"], "_class_name": pipeline}
+    configs[folders.MODEL] = published["options"]
     classes = {name: (library, class_name) for name, (library, class_name) in published["parts"].items()}
-    return Checkpoint(pipeline, base, classes, configs)
+    return Checkpoint(published["pipeline"], classes, configs)
 
 
 def vae_part(header: Header, file: WeightFile) -> Part:
@@ -163,30 +154,15 @@ def _clip_prefix(header: Header) -> str:
     return next(found, known[0])
 
 
-def _pipeline(header: Header, text_to_image: str, configs: Configs) -> str:
-    unet, vae = configs["unet"], configs["vae"]
-    match unet["in_channels"] - vae["latent_channels"]:
-        case 0:
-            return text_to_image
-        case more if more == _INPAINTING_CHANNELS:
-            return _INPAINTING[text_to_image]
-    why = "depth, edits or upscaling, perhaps"
-    raise ModelUnusable(
-        f"{header.path} wants {unet['in_channels']} channels, more than pictures and masks ({why}), which is not run"
-    )
-
-
 def _configured(folder: Path, sidecar: Mapping[str, Any]) -> Checkpoint:
     """By a diffusers folder that the sidecar names; of its weights none are used."""
     index = json_object(folder / folders.INDEX)
     parts = folders.parts_of(folder, index)
     configs = {part.name: folders.part_config(part) for part in parts}
     classes = {part.name: (part.library, part.class_name) for part in parts}
-    pipeline = index.get("_class_name")
-    base = base_of(folder, pipeline, configs)
     chosen = {key: sidecar[key] for key in ("prediction_type", "timestep_spacing") if key in sidecar}
     configs["scheduler"] = {**configs.get("scheduler", {}), **chosen}
-    return Checkpoint(str(pipeline), base, classes, {**configs, folders.MODEL: index}, folder)
+    return Checkpoint(folders.pipeline_of(index), classes, {**configs, folders.MODEL: index}, folder)
 
 
 def _part(header: Header, file: WeightFile, checkpoint: Checkpoint, name: str) -> Part:

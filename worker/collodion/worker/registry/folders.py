@@ -14,7 +14,6 @@ from typing import Any
 from collodion.worker.registry.documents import json_object, license_of
 from collodion.worker.registry.errors import ModelUnusable
 from collodion.worker.registry.headers import Header, read_header
-from collodion.worker.registry.pipelines import base_of
 from collodion.worker.registry.sidecars import read_sidecar
 from collodion.worker.registry.sources import ModelSource, Part, SourceKind, VaeSource, WeightFile
 
@@ -40,21 +39,25 @@ def read_folder(folder: Path, name: str) -> ModelSource:
     index = json_object(folder / INDEX)
     headers: list[Header] = []
     parts = tuple(_with_weights(part, headers) for part in parts_of(folder, index))
-    configs = {part.name: part_config(part) for part in parts}
-    base = base_of(folder, index.get("_class_name"), configs)
+    for part in parts:
+        part_config(part)  # raises
     sidecar = read_sidecar(folder / SIDECAR, of_folder=True)
     return ModelSource(
         name=name,
         kind=SourceKind.FOLDER,
         path=folder,
-        pipeline=index["_class_name"],
-        base=base,
+        pipeline=pipeline_of(index),
         parts=parts,
         size_bytes=sum(file.size_bytes for part in parts for file in part.files),
         dtype=prevailing_dtype(headers),
         license=sidecar.get("license") or license_of(folder),
         sidecar=sidecar,
     )
+
+
+def pipeline_of(index: Mapping[str, Any]) -> str:
+    """The class that the index names, known or not: `collodion.worker.families.catalog` says which are run."""
+    return str(index.get("_class_name"))[:100]
 
 
 def read_vae_folder(folder: Path, name: str) -> VaeSource:

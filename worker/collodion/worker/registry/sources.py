@@ -68,8 +68,8 @@ class VaeSource:
 class ModelSource:
     """A model that can be loaded.
 
-    pipeline: diffusers' class for it, for example StableDiffusionXLPipeline. base: see ModelInfo. dtype: of most of its numbers as they
-    are stored, for example float16. size_bytes: of its weights on disk; in memory it takes `numbers` times the size of one number.
+    pipeline: diffusers' class for it, for example StableDiffusionXLPipeline. dtype: of most of its numbers as they are stored, for example
+    float16. size_bytes: of its weights on disk; in memory it takes `numbers` times the size of one number.
     sidecar: what the user's own file beside it says (`collodion.worker.registry.sidecars`). vae: instead of its own.
     """
 
@@ -77,7 +77,6 @@ class ModelSource:
     kind: SourceKind
     path: Path
     pipeline: str
-    base: str
     parts: tuple[Part, ...]
     size_bytes: int
     dtype: str
