@@ -5,11 +5,12 @@
 3. What is pinned stays: by the worker's own settings, or by LoadModel, until UnloadModel.
 """
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from collodion.scheduler.demand import Demand
 from collodion.scheduler.fleet import Fleet, Worker
+from collodion.scheduler.job import Latent
 from collodion.scheduler.loads import LoadCosts
 from collodion.scheduler.planner import Planner
 from collodion.scheduler.wording import mebibytes
@@ -58,9 +59,12 @@ class Placement:
 
     def busy(self, worker: Worker) -> set[str]:
         """Models of which the worker holds, or has in line, a latent."""
-        plan = self._planner.plans.get(worker.peer)
-        planned = (task.latent.model for task in plan.tasks.values()) if plan is not None else ()
-        return {*(latent.model for latent in worker.held.values()), *planned}
+        return {latent.model for latent in self._on(worker)}
+
+    def stranded(self, worker: Worker) -> list[Latent]:
+        """What the worker holds, or has in line, of models that it is not to have."""
+        strays = (latent for latent in self._on(worker) if latent.model not in worker.wanted)
+        return list({latent.id: latent for latent in strays}.values())
 
     def idle(self, worker: Worker, asked: set[str]) -> set[str]:
         """What may leave it now."""
@@ -72,6 +76,13 @@ class Placement:
         status = worker.statuses.get(model)
         own = status is not None and status.pinned and model not in self.unpinned
         return own or self._demand.pins.get(model) == worker.peer
+
+    def _on(self, worker: Worker) -> Iterator[Latent]:
+        """What it holds, and what it has in line; some twice."""
+        yield from worker.held.values()
+        plan = self._planner.plans.get(worker.peer)
+        if plan is not None:
+            yield from (task.latent for task in plan.tasks.values())
 
     # ------------------------------------------------------------------ what cannot be
 

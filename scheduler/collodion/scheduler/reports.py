@@ -88,6 +88,7 @@ class Reports:
         worker.heard = now
         self._fleet.describe(worker, state)
         self._residency.heard(worker, state, now)
+        self._free_stranded(worker, now)
         self._dispatch.concern(worker)
         ours = state.scheduler == self._incarnation
         if ours:
@@ -141,6 +142,14 @@ class Reports:
             worker.lacks(latent.id.job)
             self._lifecycle.lose(latent, by_death=False, now=now)
             self._dispatch.renew(worker)
+
+    def _free_stranded(self, worker: Worker, now: float) -> None:
+        """It let a model go, by the wish of a scheduler before us, while we placed latents of it: they wait again, and ask for it."""
+        stranded = self._residency.placement.stranded(worker)
+        self._lose_latents(worker, [latent for latent in stranded if latent.worker == worker.peer], now)
+        for latent in stranded:
+            if latent.planned == worker.peer:
+                self._lifecycle.lose(latent, by_death=False, now=now)
 
     def _held(self, worker: Worker, latent_id: LatentId) -> Latent | None:
         latent = worker.held.get(latent_id)

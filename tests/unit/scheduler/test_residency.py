@@ -514,6 +514,22 @@ def test_a_new_scheduler_begins_with_what_is_there() -> None:
     assert worker.wish.scheduler == "scheduler-2"
 
 
+@pytest.mark.parametrize("costs_known", [False, True])
+def test_what_was_placed_on_a_model_that_an_earlier_scheduler_let_go_waits_for_it_again(costs_known: bool) -> None:
+    world = primed() if costs_known else Fleet()
+    worker = world.device()
+    worker.wish = ResidencyWish("scheduler-0", worker.incarnation, 1, ("b",))
+    call = world.client.submit(spec(images=6, model="a", slo_s=5.0))
+    while world.client.outbox:
+        world.deliver_up(world.client)
+    worker.on_disk.add("a")  # it let it go as it heard of another scheduler, before it heard what that one wants of it
+    worker.beat()
+    world.settle()
+    world.finish(call)
+    assert world.ended(call).state is JobState.FINISHED
+    assert worker.loads == ["a"]
+
+
 def test_a_worker_that_dies_while_it_loads_is_replaced_by_another() -> None:
     world = Fleet()
     first = world.device(load_steps=1000)
