@@ -8,6 +8,7 @@ from collodion.worker.config import WorkerConfig
 from collodion.worker.families.simulated import Simulated
 from collodion.worker.preparing import Preparer
 from collodion.worker.residency import Residents
+from collodion.worker.shelf import Contents, ShelvedModel
 
 
 def order(job: str, model: str = "simulated", steps: int = 2) -> JobOrder:
@@ -58,3 +59,16 @@ def test_an_order_for_a_model_that_is_not_there_fails_its_job() -> None:
     prepared.wait()
     assert job.failure is not None
     assert "no model 'other'" in job.failure.message
+
+
+def test_a_job_whose_model_came_before_its_turn_is_made_ready_when_it_is_asked_for() -> None:
+    prepared = Prepared()
+    other = Simulated("other", WorkerConfig())
+    prepared.models.shelve(Contents((ShelvedModel("other", other.info),)))
+    prepared.preparer.expect([order("a", model="other"), order("b")])
+    prepared.wait()  # for b, and so for a, which comes before it
+    prepared.models.loaded("other", other, 0.1)
+    prepared.models.turn(())
+    job = prepared.preparer.job(order("a", model="other"))
+    prepared.wait()
+    assert job.plan is not None

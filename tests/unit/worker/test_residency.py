@@ -189,6 +189,26 @@ def test_sizes_and_times_are_those_that_were_measured_once_they_are(models):
     assert (after.size_bytes, after.load_s) == (3 * MIB, 0.5)
 
 
+def test_files_that_change_between_a_models_loading_and_its_boundary_end_nothing(models):
+    models.take(wish("a"))
+    models.load("a")
+    models.shelve(shelved("a", "b", "c", edition="new"))
+    models.turn(())
+    models.take(wish("b", number=2))
+    assert models.due() == "b"
+
+
+def test_what_a_model_took_is_not_believed_of_other_files_under_its_name(models):
+    models.take(wish("a"))
+    models.load("a", mib=2)
+    models.turn(())
+    models.shelve(shelved("a", "b", "c", edition="new"))
+    assert models.standing().statuses[0].size_bytes == 2 * MIB
+    models.take(wish(number=2))
+    models.turn(())
+    assert models.standing().statuses[0].size_bytes == MIB
+
+
 def test_only_news_raise_the_version(models):
     version = models.version
     models.shelve(shelved("a", "b", "c"))

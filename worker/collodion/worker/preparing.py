@@ -37,7 +37,11 @@ class Preparer:
             job = self._known(order)
             # What was prepared for a model that has left since is of no use, though it may be back.
             stale = job is not None and job.pipeline is not None and not self._models.is_current(job)
-            return self._begin(order) if job is None or stale else job
+            if job is None or stale:
+                return self._begin(order)
+        if job.pipeline is None:  # its model may have come since it was looked for
+            self.again(job)
+        return job
 
     def again(self, job: WorkerJob) -> None:
         """Its model, which it lacked, is resident now. Returns at once."""

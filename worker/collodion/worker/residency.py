@@ -68,6 +68,7 @@ class Residents:
         self._loading: tuple[str, float] | None = None
         self._load_s: dict[str, float] = {}
         self._bytes: dict[str, int] = {}  # counted once: a model has thousands of tensors
+        self._outdated: set[str] = set()  # in memory as their files were before
         self._failed: dict[str, str] = {}
         self._wish: ResidencyWish | None = None
         self._told_progress = 0.0
@@ -109,8 +110,8 @@ class Residents:
             for name, model in self._shelved.items():
                 if name in before and before[name].edition != model.edition:
                     self._failed.pop(name, None)
-                    if name not in self._resident:
-                        self._bytes.pop(name, None)
+                    self._outdated.add(name)
+            self._forget_sizes()
             self._note()
         self._on_news()
 
@@ -208,6 +209,7 @@ class Residents:
             left += [self._resident.pop(name) for name in leaving]
             self._resident.update(arrived)
             self._arrivals = {}
+            self._forget_sizes()
             if arrived or left:
                 self._note()
         if arrived or left:
@@ -220,6 +222,13 @@ class Residents:
         self.version += 1
         self.unsettled = bool(self._arrivals) or any(map(self._may_leave, self._resident))
         self._changed.notify_all()
+
+    def _forget_sizes(self) -> None:
+        """What a model took says nothing of the files that lie there now; while it is in memory it takes it all the same."""
+        gone = self._outdated - self._resident.keys() - self._arrivals.keys()
+        for name in gone:
+            self._bytes.pop(name, None)
+        self._outdated -= gone
 
     def _is_wished(self, name: str) -> bool:
         return self._wish is None or name in self._wish.models
