@@ -5,19 +5,20 @@ its pages may be away when a step needs them. What is not a number is found on t
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 
 from collodion.worker.registry.errors import ModelUnusable
-from collodion.worker.registry.headers import Entry, Header, header_in, opened
+from collodion.worker.registry.headers import Header, header_in, opened
 from collodion.worker.registry.sources import WeightFile
 
-_CHUNK_BYTES = 32 << 20  # of a read, between two words on progress
-_DTYPES = {
+_CHUNK_BYTES = 2 << 20  # of a read: with 32 MiB, into memory that is new, other threads were held up for 0.1 s on a busy machine
+DTYPES: Mapping[str, torch.dtype] = {
     "F64": torch.float64,
     "F32": torch.float32,
     "F16": torch.float16,
@@ -66,6 +67,18 @@ class Wish:
         return own if keeps and own not in (torch.float8_e4m3fn, torch.float8_e5m2) else self.dtype
 
 
+def read_tensor(header: Header, stream: BinaryIO, name: str, advance: Advance = lambda _: None) -> torch.Tensor:
+    """One tensor as it is stored, on the host; every number in it is one. Raises ModelUnusable."""
+    entry = header.tensors[name]
+    buffer = torch.empty(entry.end - entry.begin, dtype=torch.uint8)
+    stream.seek(entry.begin)
+    _fill(header, stream, buffer.numpy(), advance)
+    tensor = buffer.view(DTYPES[entry.dtype]).reshape(entry.shape)
+    if not finite(tensor):
+        raise ModelUnusable(f"{header.path} is damaged: {name} holds NaN or infinity")
+    return tensor
+
+
 def read_tensors(files: Iterable[WeightFile], wish: Wish, advance: Advance) -> dict[str, torch.Tensor]:
     """The tensors that are wanted, on the host. Raises ModelUnusable."""
     tensors: dict[str, torch.Tensor] = {}
@@ -73,9 +86,9 @@ def read_tensors(files: Iterable[WeightFile], wish: Wish, advance: Advance) -> d
         with opened(file.path) as stream:
             header = header_in(file.path, stream)
             _check_same(file, stream)
-            for name, entry in sorted(header.tensors.items(), key=lambda item: item[1].begin):
+            for name in sorted(header.tensors, key=lambda name: header.tensors[name].begin):
                 if wish.wants(name):
-                    tensors[name] = _tensor(header, stream, name, entry, wish, advance)
+                    tensors[name] = _wanted(header.path, name, read_tensor(header, stream, name, advance), wish)
     return tensors
 
 
@@ -91,21 +104,14 @@ def finite(tensor: torch.Tensor) -> bool:
     return int(bits.view(signed).max()) < beyond and int(bits.view(unsigned).max()) < beyond + sign
 
 
-def _tensor(header: Header, stream: BinaryIO, name: str, entry: Entry, wish: Wish, advance: Advance) -> torch.Tensor:
-    own = _DTYPES[entry.dtype]
-    buffer = torch.empty(entry.end - entry.begin, dtype=torch.uint8)
-    stream.seek(entry.begin)
-    _fill(header, stream, buffer.numpy(), advance)
-    tensor = buffer.view(own).reshape(entry.shape)
-    if not finite(tensor):
-        raise ModelUnusable(f"{header.path} is damaged: {name} holds NaN or infinity")
-    wanted = wish.stored_as(name, own)
-    if wanted == own:
+def _wanted(path: Path, name: str, tensor: torch.Tensor, wish: Wish) -> torch.Tensor:
+    wanted = wish.stored_as(name, tensor.dtype)
+    if wanted == tensor.dtype:
         return tensor
     tensor = tensor.to(wanted)
     if not finite(tensor):
         short = str(wanted).removeprefix("torch.")
-        raise ModelUnusable(f"{header.path}: {name} is beyond what {short} can say; run it in bfloat16 or float32")
+        raise ModelUnusable(f"{path}: {name} is beyond what {short} can say; run it in bfloat16 or float32")
     return tensor
 
 
