@@ -1,6 +1,6 @@
 """What frontends are told of models: which there are, and where each is, taken over all workers."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from collodion.scheduler.config import SchedulerConfig
 from collodion.scheduler.fleet import Fleet, Worker
@@ -14,10 +14,11 @@ _BEST_FIRST = (Residency.RESIDENT, Residency.LOADING, Residency.ON_DISK, Residen
 def catalogue(config: SchedulerConfig, fleet: Fleet, residency: ResidencyRule) -> Catalogue:
     """All of it."""
     models = fleet.models()
-    default = config.default_model or (models[0][0].name if models else "")
     names = {name: None for worker in fleet.workers.values() for name in worker.statuses}
-    statuses = tuple(status_of(name, fleet, residency) for name in names)
-    return Catalogue(models, config.tier_infos(), default, config.default_tier, statuses, _adapters(fleet))
+    statuses = {name: status_of(name, fleet, residency) for name in names}
+    default = config.default_model or _default([info.name for info, _ in models], statuses, fleet)
+    adapters = _adapters(fleet)
+    return Catalogue(models, config.tier_infos(), default, config.default_tier, tuple(statuses.values()), adapters)
 
 
 def status_of(model: str, fleet: Fleet, residency: ResidencyRule) -> ModelStatus:
@@ -36,6 +37,13 @@ def status_of(model: str, fleet: Fleet, residency: ResidencyRule) -> ModelStatus
         pinned=residency.is_pinned(model),
         load_s=_least(residency.loads.known_s(worker, model) for worker in workers),
     )
+
+
+def _default(names: Sequence[str], statuses: Mapping[str, ModelStatus], fleet: Fleet) -> str:
+    """The first that can be used, those before others that the settings of a worker keep in memory; empty if there is no model."""
+    usable = [name for name in names if name in statuses and statuses[name].residency is not Residency.FAILED]
+    kept = {name for worker in fleet.workers.values() for name, status in worker.statuses.items() if status.pinned}
+    return next((name for name in usable if name in kept), next(iter((*usable, *names)), ""))
 
 
 def _residency(worker: Worker, model: str) -> Residency:

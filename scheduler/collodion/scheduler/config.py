@@ -48,7 +48,10 @@ class SchedulerConfig:
         "Classes of service: in how many seconds (30), or times (5x) what a job takes alone, or not (none), and its weight (@4).",
     )
     default_tier: str = setting("standard", "Tier of a request that names none.")
-    default_model: str = setting("", "Model of a request that names none; empty takes the first that a worker offers.")
+    default_model: str = setting(
+        "",
+        "Model of a request that names none; empty: the first usable one, those that workers keep in memory before others.",
+    )
     profiles: tuple[str, ...] = setting(
         (),
         "Saved profiles to begin with: FILE, or FILE:NAME=MODEL/WxH, with @DEVICE KIND or without; "

@@ -624,6 +624,20 @@ def test_the_catalogue_tells_where_every_model_is_and_when_that_changes() -> Non
     assert {info.name: count for info, count in world.client.catalogue.models}["c"] == 1
 
 
+def test_the_default_model_is_the_first_that_can_be_used() -> None:
+    world = Fleet()
+    world.device(sizes={"a": 5000 * MIB, "b": 400 * MIB, "c": 400 * MIB}, on_disk="abc")
+    assert world.client.catalogue is not None
+    assert world.client.catalogue.default_model == "b"
+
+
+def test_the_default_model_is_one_that_a_workers_settings_keep_if_there_is_one() -> None:
+    world = Fleet()
+    world.device(pinned=frozenset("b"))
+    assert world.client.catalogue is not None
+    assert world.client.catalogue.default_model == "b"
+
+
 def test_a_defect_while_models_are_settled_does_not_lose_a_wish(monkeypatch: pytest.MonkeyPatch) -> None:
     world = Fleet()
     worker = world.device()
