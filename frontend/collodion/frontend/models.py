@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 from google.protobuf.message import Message
 
 from collodion.frontend import convert
@@ -43,7 +44,7 @@ class ModelService:
     async def get_model(self, request: model_pb2.GetModelRequest, _: Context) -> model_pb2.GetModelResponse:
         """Describes one model."""
         _check(request.name)
-        model = _models(self._link.known()).get(request.name)
+        model = _model(self._link.known(), request.name)
         if model is None:
             raise not_found(Reason.MODEL_NOT_FOUND, "Model", request.name, f"no model {request.name[:200]!r}")
         return model_pb2.GetModelResponse(model=model)
@@ -66,7 +67,7 @@ class ModelService:
         _check(name)
         answer = await self._link.ask(("Model", name), lambda call: question(call, name))
         assert isinstance(answer, ModelAnswer)
-        model = _models(self._link.known()).get(name) or model_pb2.Model(name=name)
+        model = _model(self._link.known(), name) or model_pb2.Model(name=name)
         model.status.CopyFrom(convert.model_status(answer.status))
         return model
 
@@ -90,6 +91,13 @@ def _models(known: Catalogue) -> dict[str, model_pb2.Model]:
     for name in statuses.keys() - models.keys():
         models[name] = model_pb2.Model(name=name, status=convert.model_status(statuses[name]))
     return models
+
+
+def _model(known: Catalogue, name: str) -> model_pb2.Model | None:
+    """One of them. Who waits for a model looks often, and there may be thousands."""
+    models = tuple(model for model in known.models if model[0].name == name)
+    statuses = tuple(status for status in known.statuses if status.name == name)
+    return _models(msgspec.structs.replace(known, models=models, statuses=statuses)).get(name)
 
 
 def _check(name: str) -> None:
