@@ -59,9 +59,9 @@ REFUSED = {
     "a factor that is a cube": ({DOWN: torch.ones(4, 16, 1), UP: torch.ones(16, 4)}, "(4, 16, 1)", DOWN),
     "no rank": ({DOWN: torch.ones(0, 16), UP: torch.ones(16, 0)}, "(0, 16)", DOWN),
     "an alpha that is many": (good(**{ALPHA: torch.ones(2)}), "alpha has shape", ALPHA),
-    "an alpha that is none": (good(**{ALPHA: nan(1)}), "not finite", ALPHA),
-    "NaN": ({DOWN: nan(4, 16), UP: torch.ones(16, 4)}, "not finite", DOWN),
-    "infinity": ({DOWN: torch.ones(4, 16), UP: torch.full((16, 4), float("inf"))}, "not finite", UP),
+    "an alpha that is none": (good(**{ALPHA: nan(1)}), "NaN or infinity", ALPHA),
+    "NaN": ({DOWN: nan(4, 16), UP: torch.ones(16, 4)}, "NaN or infinity", DOWN),
+    "infinity": ({DOWN: torch.ones(4, 16), UP: torch.full((16, 4), float("inf"))}, "NaN or infinity", UP),
     "whole numbers": ({DOWN: torch.ones(4, 16, dtype=torch.int8), UP: torch.ones(16, 4)}, "stored as I8", DOWN),
     "LoHa of wrong shapes": (
         {KEY + ".hada_w1_a": torch.ones(16, 2), KEY + ".hada_w1_b": torch.ones(2, 16), KEY + ".hada_w2_a": torch.ones(16, 2),

@@ -28,7 +28,6 @@ from collodion.worker.adapters.deltas import (
     Moved,
     Rows,
     Shape,
-    all_finite,
 )
 from collodion.worker.adapters.grammar import LOW_RANK_PARTS, Part, Spelled, refused, spelled
 from collodion.worker.adapters.names import Names, Nowhere, Target
@@ -36,18 +35,9 @@ from collodion.worker.adapters.peft_settings import PeftSettings
 from collodion.worker.adapters.sites import Site
 from collodion.worker.adapters.unusable import AdapterUnusable
 from collodion.worker.registry.errors import ModelUnusable
-from collodion.worker.registry.headers import Entry, Header, read_header
-
-_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-}
-_COUNTS = {"I64": torch.int64, "I32": torch.int32}
-_EMBEDDING_KEYS = frozenset({"emb_params", "clip_l", "clip_g", "text_encoders_0", "text_encoders_1"})
+from collodion.worker.registry.headers import Header, header_in, opened
+from collodion.worker.registry.reading import DTYPES, read_tensor
+from collodion.worker.registry.recognising import EMBEDDING_KEYS
 
 
 class SiteChange(NamedTuple):
@@ -77,17 +67,15 @@ class Contents:
 
 def read_adapter(path: Path, names: Names) -> Contents:
     """What the file changes of this model. Raises AdapterUnusable."""
-    with _speaking_of(path):
-        header = read_header(path)
-        modules = _modules(header)
-        with path.open("rb") as file:
-            return _Reader(header, file, names).read(modules)
+    with _as_adapter(), opened(path) as file:
+        header = header_in(path, file)
+        return _Reader(header, file, names).read(_modules(header))
 
 
 def _modules(header: Header) -> dict[tuple[str, str], dict[Part, str]]:
     """The keys of each module, which is named by its prefix and its flat name."""
     path = header.path
-    if header.tensors.keys() & _EMBEDDING_KEYS:
+    if header.tensors.keys() & EMBEDDING_KEYS:
         raise AdapterUnusable(f"{path} is an embedding: name it in a prompt")
     if found := refused(header.tensors):
         key, what = found
@@ -177,26 +165,10 @@ class _Reader:
     def _tensor(self, key: str) -> torch.Tensor:
         """In the file's own dtype if that is one to compute in, else in float32."""
         entry = self._header.tensors[key]
-        dtype = _DTYPES.get(entry.dtype) or (_COUNTS.get(entry.dtype) if not entry.shape else None)
-        if dtype is None:
+        if entry.shape and not DTYPES[entry.dtype].is_floating_point:  # an alpha may be a whole number
             raise AdapterUnusable(f"{self._header.path}: {key!r} is stored as {entry.dtype}, which is not supported")
-        tensor = _read(self._file, entry, dtype)
-        if dtype not in (torch.float16, torch.bfloat16):
-            tensor = tensor.float()
-        if not all_finite(tensor):
-            raise AdapterUnusable(f"{self._header.path}: {key!r} holds numbers that are not finite")
-        return tensor
-
-
-def _read(file: BinaryIO, entry: Entry, dtype: torch.dtype) -> torch.Tensor:
-    """Raises OSError if the file has become shorter."""
-    raw = bytearray(entry.end - entry.begin)
-    file.seek(entry.begin)
-    if file.readinto(raw) != len(raw):  # type: ignore[attr-defined]
-        raise OSError("it has become shorter while it was read")
-    if not raw:
-        return torch.empty(entry.shape, dtype=dtype)
-    return torch.frombuffer(raw, dtype=dtype).reshape(entry.shape)
+        tensor = read_tensor(self._header, self._file, key)
+        return tensor if tensor.dtype in (torch.float16, torch.bfloat16) else tensor.float()
 
 
 def _divided(built: Built, targets: Sequence[Target]) -> Iterator[SiteChange]:
@@ -247,13 +219,11 @@ def _alike(one: SiteChange, other: SiteChange) -> bool:
 
 
 @contextlib.contextmanager
-def _speaking_of(path: Path) -> Iterator[None]:
-    """Whatever is wrong with a file is an AdapterUnusable that names it."""
+def _as_adapter() -> Iterator[None]:
+    """What is wrong with the file itself is an AdapterUnusable, too."""
     try:
         yield
     except AdapterUnusable:
         raise
     except ModelUnusable as error:
         raise AdapterUnusable(error.reason) from error
-    except OSError as error:
-        raise AdapterUnusable(f"{path} cannot be read: {error.strerror or error}") from error

@@ -7,9 +7,6 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from diffusers.utils import logging as diffusers_logging
-from transformers.utils import logging as transformers_logging
-
 from collodion.wire.artifacts import DirectoryStore
 from collodion.wire.jobs import ModelInfo
 from collodion.worker.config import WorkerConfig
@@ -21,6 +18,7 @@ from collodion.worker.families.latent_diffusion import LatentDiffusion
 from collodion.worker.families.model_info import describe
 from collodion.worker.registry import ModelSource, ModelUnusable, configs_of
 from collodion.worker.registry.loading import load_parts
+from collodion.worker.registry.modules import quieten
 from collodion.worker.registry.sharing import SharedWeights
 from collodion.worker.uploads import Uploads
 
@@ -60,13 +58,6 @@ class Loading:
         parts = load_parts(source, device.dtype, device.place, self._shared, progress)
         made = architecture(_pipeline(architecture, source, parts))
         return LatentDiffusion(made, info, self._config, device, self._uploads, self._adapters)
-
-
-def quieten() -> None:
-    """Neither progress bars nor advice on standard error; what matters is said by us."""
-    for library in (diffusers_logging, transformers_logging):
-        library.set_verbosity_error()
-        library.disable_progress_bar()
 
 
 def _architecture(source: ModelSource) -> type[Architecture]:

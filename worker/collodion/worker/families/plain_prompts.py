@@ -30,7 +30,7 @@ class PlainPrompts(Architecture):
         embeddings: Mapping[str, Embedding],
         uses: tuple[Use, ...],
     ) -> list[Prompt]:
-        """A job's prompt and, if it is guided by one, its negative prompt. Any thread. Raises LatentRefused."""
+        """See Architecture."""
         assert syntax is PromptSyntax.PLAIN, "who reads weights says so"
         assert not embeddings
         return [
@@ -47,7 +47,7 @@ class BatchedPrompts(PlainPrompts):
     """Of these, those that encode several prompts in one call of each text encoder."""
 
     def encode_prompts(self, prompts: Sequence[Prompt], around: Around, rows: int) -> list[Texts]:
-        """The texts of these prompts. `rows`: how many prompts are encoded at least, so that the kernels that run are always the same."""
+        """See Architecture."""
         padded = [*prompts, *[Prompt("", False)] * (rows - len(prompts))]
         owners = [*range(len(prompts)), *[-1] * (rows - len(prompts))]
         with around(range(len(self.text_encoders)), owners):

@@ -22,7 +22,6 @@ from collodion.worker.registry.modules import (
     fill,
     first_line,
     kept_in_float32,
-    quieten,
 )
 from collodion.worker.registry.reading import Wish, read_tensors
 from collodion.worker.registry.sharing import SharedWeights
@@ -46,7 +45,6 @@ def load_parts(
     Raises:
         ModelUnusable: a file is missing, damaged, hostile or does not fit the rest. MemoryError: it does not fit the device.
     """
-    quieten()
     return _Loader(source, dtype, place, shared or SharedWeights(), progress).load()
 
 

@@ -17,7 +17,9 @@ from collodion.worker.registry.errors import ModelUnusable
 from collodion.worker.registry.headers import Header, header_in, opened
 from collodion.worker.registry.sources import WeightFile
 
-_CHUNK_BYTES = 2 << 20  # of a read: with 32 MiB, into memory that is new, other threads were held up for 0.1 s on a busy machine
+_CHUNK_BYTES = (
+    2 << 20
+)  # of a read: with 32 MiB, into memory that is new, other threads were held up for 0.1 s on a busy machine
 DTYPES: Mapping[str, torch.dtype] = {
     "F64": torch.float64,
     "F32": torch.float32,

@@ -12,7 +12,7 @@ _ADAPTER = re.compile(
     r"lora_(?:up|down|mid|[AB])\b|[._]lora\.|lora_magnitude_vector|\.hada_w|\.lokr_w|\.oft_|\.diff(?:_b)?$|\.dora_scale$|\.on_input$|\.a1\.weight$",
     re.MULTILINE,
 )
-_EMBEDDINGS = frozenset({"emb_params", "clip_l", "clip_g", "t5xxl", "text_encoders_0", "text_encoders_1"})
+EMBEDDING_KEYS = frozenset({"emb_params", "clip_l", "clip_g", "t5xxl", "text_encoders_0", "text_encoders_1"})
 _WIDEST = 8192  # of the text encoders that words are taught to
 _MOST_VECTORS = 1024  # of an embedding
 
@@ -91,7 +91,9 @@ def vae_prefix(header: Header) -> str | None:
 def _is_embedding(header: Header) -> bool:
     """Vectors under a name of their own, or, as diffusers saves them, under the word that they are to be."""
     names = header.tensors.keys()
-    if not names or not (names <= _EMBEDDINGS or (len(names) == 1 and not min(names).endswith((".weight", ".bias")))):
+    if not names or not (
+        names <= EMBEDDING_KEYS or (len(names) == 1 and not min(names).endswith((".weight", ".bias")))
+    ):
         return False
     return all(_is_vectors(entry.shape) for entry in header.tensors.values())
 
