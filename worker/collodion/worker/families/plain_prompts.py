@@ -34,13 +34,9 @@ class PlainPrompts(Architecture):
         assert syntax is PromptSyntax.PLAIN, "who reads weights says so"
         assert not embeddings
         return [
-            Prompt(text, negative, uses=uses, warnings=self._cut(what, text))
+            Prompt(text, negative, uses=uses, warnings=self._window.cut(what, text))
             for text, (what, negative) in zip(prompts, WHATS, strict=False)
         ]
-
-    def _cut(self, what: str, text: str) -> tuple[tuple[str, str], ...]:
-        cut = self._window.cut(what, text)
-        return () if cut is None else (("PROMPT_TRUNCATED", cut),)
 
 
 class BatchedPrompts(PlainPrompts):

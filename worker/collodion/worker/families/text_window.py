@@ -4,7 +4,7 @@ import copy
 import threading
 from typing import Any
 
-_LONGEST_QUOTE = 200  # characters of what is cut off that a client is shown
+from collodion.worker.prompting.reading import Remark, truncated
 
 
 class TextWindow:
@@ -15,12 +15,11 @@ class TextWindow:
         self._lock = threading.Lock()
         self.tokens = tokens
 
-    def cut(self, what: str, text: str) -> str | None:
-        """A sentence on what the model will not read of `text`; None if it reads everything."""
+    def cut(self, what: str, text: str) -> tuple[Remark, ...]:
+        """The warning on what the model will not read of `text`; none if it reads everything."""
         with self._lock:
             tokens = self._tokenizer(text, add_special_tokens=False).input_ids
             if len(tokens) <= self.tokens:
-                return None
+                return ()
             rest = self._tokenizer.decode(tokens[self.tokens :])
-        quoted = rest if len(rest) <= _LONGEST_QUOTE else rest[:_LONGEST_QUOTE] + "…"
-        return f"the {what} has {len(tokens)} tokens, of which {self.tokens} are read; not read: {quoted!r}"
+        return (truncated(what, len(tokens), self.tokens, rest),)

@@ -38,6 +38,12 @@ class ReadPrompt:
         return sum(len(chunk.ids) for chunk in self.chunks[0])
 
 
+def truncated(what: str, tokens: int, read: int, rest: str) -> Remark:
+    """The warning that of so many tokens only the first are read, and not the `rest`."""
+    quoted = rest if len(rest) <= _LONGEST_QUOTE else rest[:_LONGEST_QUOTE] + "…"
+    return "PROMPT_TRUNCATED", f"the {what} has {tokens} tokens, of which {read} are read; not read: {quoted!r}"
+
+
 class _Weighted(NamedTuple):
     what: str | Embedding
     weight: float
@@ -66,9 +72,7 @@ class Tokens:
         with self._lock:
             text = self._tokenizer.decode([unit.token for unit in lost if unit.embedding is None])
         text = text.replace("</w>", " ").strip()  # a copy of a CLIP tokenizer leaves the ends of words in
-        quoted = text if len(text) <= _LONGEST_QUOTE else text[:_LONGEST_QUOTE] + "…"
-        tokens = read + sum(unit.length for unit in lost)
-        return "PROMPT_TRUNCATED", f"the {what} has {tokens} tokens, of which {read} are read; not read: {quoted!r}"
+        return truncated(what, read + sum(unit.length for unit in lost), read, text)
 
     def _units(self, part: _Weighted, ids: Mapping[str, list[int]]) -> list[Unit]:
         if isinstance(part.what, str):
