@@ -5,12 +5,13 @@
 3. What is pinned stays: by the worker's own settings, or by LoadModel, until UnloadModel.
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from collodion.scheduler.demand import Demand
 from collodion.scheduler.fleet import Fleet, Worker
-from collodion.scheduler.job import Latent
+from collodion.scheduler.job import LOSSES_ALLOWED, Latent
 from collodion.scheduler.loads import LoadCosts
 from collodion.scheduler.planner import Planner
 from collodion.scheduler.wording import mebibytes
@@ -29,7 +30,10 @@ class Option:
 
 
 class Placement:
-    """Looks for room. `unpinned` are models of workers' settings that UnloadModel took the pins of; `retried` are to be tried again."""
+    """Looks for room. `unpinned` are models of workers' settings that UnloadModel took the pins of; `retried` are to be tried again.
+
+    `deaths` counts the workers that died while they loaded a model, since it was loaded last.
+    """
 
     def __init__(self, fleet: Fleet, demand: Demand, planner: Planner, loads: LoadCosts) -> None:
         self._fleet = fleet
@@ -39,6 +43,7 @@ class Placement:
         self._used: dict[tuple[bytes, str], float] = {}
         self.unpinned: set[str] = set()
         self.retried: set[tuple[bytes, str]] = set()
+        self.deaths: Counter[str] = Counter()
 
     # ------------------------------------------------------------------ what there is
 
@@ -93,10 +98,18 @@ class Placement:
             if model not in worker.statuses:
                 continue
             failed = self.failed(worker, model)
-            if model in worker.wanted or (not failed and self.fits(worker, model)):
+            can_load = not failed and not self.kills(model) and self.fits(worker, model)
+            if model in worker.wanted or can_load:
                 return ""
-            reasons.append(worker.statuses[model].reason if failed else self.too_large(worker, model))
+            if failed:
+                reasons.append(worker.statuses[model].reason)
+            else:
+                reasons.append(self._deadly(model) if self.kills(model) else self.too_large(worker, model))
         return reasons[0] if reasons else ""
+
+    def kills(self, model: str) -> bool:
+        """Whether so many workers died while they loaded it that no further one is to try."""
+        return self.deaths[model] >= LOSSES_ALLOWED
 
     def unusable(self) -> list[tuple[str, str]]:
         """Models that latents wait for in vain, and why."""
@@ -112,6 +125,8 @@ class Placement:
 
     def usable(self, model: str) -> list[Worker]:
         """Workers that could be wished to load it."""
+        if self.kills(model):
+            return []
         return [
             worker
             for worker in self._fleet.knowing(model)
@@ -132,6 +147,9 @@ class Placement:
         """That it does not fit, in a sentence."""
         needs, room = mebibytes(size(worker, model)), mebibytes(worker.model_bytes)
         return f"the model {model} takes {needs}, and all models have {room} at {worker.name}, pinned ones included"
+
+    def _deadly(self, model: str) -> str:
+        return f"{self.deaths[model]} workers died while they loaded the model {model}; LoadModel has it tried again"
 
     def options(self, model: str, asked: set[str]) -> list[Option]:
         """The model where it has room, in place of what may go now."""

@@ -70,7 +70,7 @@ class Reports:
     def lose(self, worker: Worker, by_death: bool, now: float) -> None:
         """The worker is dead or left: what it held waits for others."""
         self._fleet.remove(worker)
-        self._residency.lost(worker)
+        self._residency.lost(worker, by_death)
         self._dispatch.lose(worker)
         held, worker.held = list(worker.held.values()), {}
         _log.warning("lost a worker", extra={"worker": worker.name, "died": by_death, "latents": len(held)})

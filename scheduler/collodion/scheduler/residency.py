@@ -81,7 +81,9 @@ class ResidencyRule:
         for name, number in list(worker.wanted.items()):
             where = worker.where(name)
             if where is Residency.RESIDENT:
-                self._there.setdefault((worker.peer, name), now)
+                if (worker.peer, name) not in self._there:
+                    self._there[worker.peer, name] = now
+                    self.placement.deaths.pop(name, None)
                 continue
             self._there.pop((worker.peer, name), None)
             if where in (Residency.FAILED, None) and number <= worker.heeded:
@@ -93,8 +95,10 @@ class ResidencyRule:
         if worker.heeded < worker.wished:
             self._say(worker)
 
-    def lost(self, worker: Worker) -> None:
-        """The worker is gone, and what it had."""
+    def lost(self, worker: Worker, by_death: bool) -> None:
+        """The worker is gone, and what it had. One model's loading may be what kills workers: they are not to go one after the other."""
+        if by_death:
+            self.placement.deaths.update(name for name in worker.wanted if worker.where(name) is Residency.LOADING)
         self.loads.forget(worker)
         self.placement.forget(worker)
         self._there = {place: when for place, when in self._there.items() if place[0] != worker.peer}
@@ -121,6 +125,7 @@ class ResidencyRule:
         self._demand.pins.setdefault(model, None)
         failed = [one for one in self._fleet.workers.values() if one.where(model) is Residency.FAILED]
         self.placement.retried |= {(worker.peer, model) for worker in failed}
+        self.placement.deaths.pop(model, None)
         self.asked(model, now)
         self._dirty = True
         self.version += 1

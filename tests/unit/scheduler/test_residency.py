@@ -544,6 +544,28 @@ def test_a_worker_that_dies_while_it_loads_is_replaced_by_another() -> None:
     assert second.loads == ["c"]
 
 
+def test_a_model_whose_loading_kills_workers_is_not_tried_for_ever() -> None:
+    world = Fleet()
+    call = 0
+    for lives in range(2):
+        worker = world.device(load_steps=1000)
+        call = call or world.ask("c")
+        world.step(3)
+        assert worker.loads == ["c"], lives
+        worker.alive = False
+        world.pass_time(5.0)
+    last = world.device()
+    world.step(3)
+    assert not last.loads
+    assert "2 workers died" in world.ended(call).failure.message
+    refused = world.client.answers[world.ask("c")]
+    assert refused.reason is Reason.MODEL_UNUSABLE
+    world.client.load("c")
+    world.settle()
+    world.step(5)
+    assert world.status("c").residency is Residency.RESIDENT
+
+
 def test_a_worker_that_was_lost_and_is_back_is_believed_what_it_says() -> None:
     world = Fleet()
     worker = world.device()
