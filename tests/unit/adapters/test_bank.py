@@ -10,8 +10,10 @@ from tiny_pipelines import MADE, denoise, encode, inputs, prompts
 from torch import nn
 from written_files import attention_only, diffusers_file
 
+from collodion.worker.adapters import adapters as module
 from collodion.worker.adapters.adapters import AdapterBudgets, Adapters
 from collodion.worker.adapters.pool import PAGE
+from collodion.worker.adapters.unusable import AdapterUnusable
 
 HOST = 1 << 30
 CALL = inputs("sd1", 2)
@@ -207,6 +209,22 @@ def test_a_file_that_was_written_anew_is_another_adapter(components, files):
     after = run(adapters, components, (new.at(1.0),))
     assert torch.equal(after, run(adapters, components, (adapters.load(files[1]).at(1.0),)))
     assert torch.equal(before, run(adapters, components, (old.at(1.0),)))
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused_and_read_again_later(components, files, monkeypatch):
+    adapters = Adapters(components, AdapterBudgets(HOST, HOST))
+    read_adapter = module.read_adapter
+
+    def interrupted(path, names):
+        contents = read_adapter(path, names)
+        os.utime(path, ns=(1, 1))
+        return contents
+
+    monkeypatch.setattr(module, "read_adapter", interrupted)
+    with pytest.raises(AdapterUnusable, match="was changed while it was read"):
+        adapters.load(files[0])
+    monkeypatch.undo()
+    assert adapters.load(files[0]).components
 
 
 def test_parts_of_an_adapter_come_to_the_device_when_their_component_is_called(components, tmp_path):

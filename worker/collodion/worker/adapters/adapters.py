@@ -28,6 +28,7 @@ from collodion.worker.adapters.names import Names
 from collodion.worker.adapters.reading import read_adapter
 from collodion.worker.adapters.selection import Row, Selection
 from collodion.worker.adapters.sites import Site, attach, detach, sites_of
+from collodion.worker.adapters.unusable import AdapterUnusable
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class Adapters:
         self._names = Names(loaded)
         self._budgets = budgets
         self._lock = threading.Lock()
+        self._reading = threading.Lock()
         self._alive: WeakValueDictionary[FileKey, LoadedAdapter] = WeakValueDictionary()
         self._recent: OrderedDict[FileKey, LoadedAdapter] = OrderedDict()
         self.bank = Bank(budgets.device_bytes, self._is_held, every_row)
@@ -78,13 +80,17 @@ class Adapters:
 
         Raises AdapterUnusable, MemoryError.
         """
-        with self._lock:
+        with self._reading:  # not the lock that the device thread takes: reading may last
             key = FileKey.at(path)
-            adapter = self._alive.get(key)
+            with self._lock:
+                adapter = self._alive.get(key)
             if adapter is None:
                 adapter = make_ready(key, read_adapter(path, self._names))
+                if FileKey.at(path) != key:
+                    raise AdapterUnusable(f"{path} was changed while it was read")
+            with self._lock:
                 self._alive[key] = adapter
-            self._keep(adapter)
+                self._keep(adapter)
         return adapter
 
     def select(self, component: str, rows: Sequence[Row], size: int = 0, ranks: int = 0) -> Selection:

@@ -4,7 +4,7 @@ Reference: StableDiffusionXLPipeline, StableDiffusionXLImg2ImgPipeline, StableDi
 default: original and target size are the picture's, and nothing is cropped.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -25,6 +25,11 @@ class StableDiffusionXL(UnetArchitecture):
     text_encoders: ClassVar[tuple[str, ...]] = ("text_encoder", "text_encoder_2")
     tokenizers: ClassVar[tuple[str, ...]] = ("tokenizer", "tokenizer_2")
     penultimate: ClassVar[bool] = True
+
+    def __init__(self, pipeline: Any) -> None:
+        if pipeline.vae.dtype is torch.float16 and pipeline.vae.config.get("force_upcast"):
+            pipeline.vae.to(torch.float32)  # it overflows in float16: diffusers goes back and forth at every picture
+        super().__init__(pipeline)
 
     @classmethod
     def facts(cls, configs: Configs) -> Facts:

@@ -29,8 +29,6 @@ class Vae:
             vae_scale_factor=factor, do_normalize=False, do_binarize=True, do_convert_grayscale=True
         )
         self._vae = vae
-        if vae.dtype is torch.float16 and vae.config.get("force_upcast"):
-            vae.to(torch.float32)  # SDXL's overflows in float16: diffusers goes back and forth at every picture
         self._offset, self._scale = self._normalisation()
 
     @property
