@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from collodion.worker.adapters.unusable import AdapterUnusable
@@ -26,12 +27,11 @@ class PeftSettings:
 
     @classmethod
     def of(cls, header: Header) -> "PeftSettings | None":
-        """Those of a file; None if there are none. Raises AdapterUnusable, OSError."""
+        """Those of a file; None if there are none. Raises AdapterUnusable."""
         raw, where = header.metadata.get(_METADATA), str(header.path)
         beside = header.path.parent / _BESIDE
         if raw is None and header.path.name == _FILE and beside.is_file():
-            with beside.open("rb") as file:
-                raw, where = file.read(_LONGEST + 1).decode("utf-8", "replace"), str(beside)
+            raw, where = _text_of(beside), str(beside)
         if raw is None:
             return None
         try:
@@ -49,6 +49,14 @@ class PeftSettings:
             return None
         alpha = float(_of_module(said.get("alpha_pattern"), path, said["lora_alpha"]))
         return alpha / (math.sqrt(rank) if said.get("use_rslora") else rank)
+
+
+def _text_of(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return file.read(_LONGEST + 1).decode("utf-8", "replace")
+    except OSError as error:
+        raise AdapterUnusable(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def _by_component(said: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
