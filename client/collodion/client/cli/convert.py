@@ -24,7 +24,7 @@ from collodion.client.cli.foreign import shown
 from collodion.client.stack import die_with_parent
 from collodion.client.stack.errors import StackError
 
-_NEEDED = ("msgspec", "numpy", "safetensors", "torch")
+_NEEDED = ("msgspec", "numpy", "torch")
 _ENDING = ".safetensors"
 _SOON_S = 2.0  # what takes less needs no bar
 _PATIENCE_S = 5.0

@@ -61,7 +61,7 @@ def read_checkpoint(path: Path, header: Header, file: WeightFile) -> ModelSource
         parts=tuple(_part(header, file, checkpoint, name) for name in checkpoint.classes),
         size_bytes=file.size_bytes,
         dtype=folders.prevailing_dtype([header]),
-        license=sidecar.get("license") or header.metadata.get("modelspec.license", "")[:200] or license_of(path.parent),
+        license=sidecar.get("license") or header.license or license_of(path.parent),
         sidecar=sidecar,
     )
 

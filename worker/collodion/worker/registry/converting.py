@@ -118,16 +118,16 @@ def tensors_of(loaded: Any) -> tuple[Tensors, list[str]]:
 
 def write(tensors: Tensors, target: BinaryIO, most_bytes: int, say: Say) -> int:
     """Writes safetensors; how many bytes. Raises Refused."""
-    from safetensors.torch import _TYPES  # torch's dtypes as the format names them
+    from collodion.worker.registry.reading import DTYPES
 
-    names = {dtype: name for name, dtype in _TYPES.items()}
+    names = {dtype: name for name, dtype in DTYPES.items()}
     ordered = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # so every number is aligned
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     place = 0
     for name in ordered:
         tensor = tensors[name]
         if tensor.dtype not in names:
-            raise Refused(f"its tensor {name[:200]!r} is of {tensor.dtype}, which safetensors does not have")
+            raise Refused(f"its tensor {name[:200]!r} is of {tensor.dtype}, which no model is stored in")
         end = place + tensor.numel() * tensor.element_size()
         header[name] = {"dtype": names[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [place, end]}
         place = end

@@ -7,14 +7,14 @@ from pathlib import Path
 from collodion.wire.jobs import AdapterKind
 from collodion.worker.registry.adapter_files import describe_adapter, describe_embedding
 from collodion.worker.registry.checkpoints import read_checkpoint, vae_part
+from collodion.worker.registry.folders import PICKLES
 from collodion.worker.registry.headers import Header, read_header
 from collodion.worker.registry.recognising import Kind, kind_of
 from collodion.worker.registry.sidecars import sidecar_of
 from collodion.worker.registry.sources import AdapterSource, ModelSource, Refusal, VaeSource, WeightFile
 
-_PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 _QUANTIZED = ".gguf"
-SUFFIXES = (".safetensors", ".sft", *_PICKLES, _QUANTIZED)
+SUFFIXES = (".safetensors", ".sft", *PICKLES, _QUANTIZED)
 """Of files that are looked at."""
 _SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 _FOLDER_INSTEAD = frozenset({Kind.FLUX, Kind.SD3, Kind.TRANSFORMER})
@@ -22,7 +22,7 @@ _FOLDER_INSTEAD = frozenset({Kind.FLUX, Kind.SD3, Kind.TRANSFORMER})
 
 def read_file(path: Path) -> ModelSource | AdapterSource | VaeSource | Refusal:
     """What this file is, without a name. Raises ModelUnusable."""
-    if path.suffix.lower() in _PICKLES:
+    if path.suffix.lower() in PICKLES:
         return Refusal(path, _how_to_convert(path))
     if path.suffix.lower() == _QUANTIZED:
         return Refusal(path, f"{path} is quantized (GGUF), which this version does not run")
@@ -30,7 +30,6 @@ def read_file(path: Path) -> ModelSource | AdapterSource | VaeSource | Refusal:
         return Refusal(path, f"{path} is a piece of a model: keep the folder whole that it came in")
     header = read_header(path)
     file = WeightFile.at(path)
-    said = header.metadata.get("modelspec.license", "")[:200]
     match kind_of(header):
         case Kind.CHECKPOINT:
             return read_checkpoint(path, header, file)
@@ -38,9 +37,9 @@ def read_file(path: Path) -> ModelSource | AdapterSource | VaeSource | Refusal:
             return VaeSource("", path, vae_part(header, file), file.size_bytes)
         case Kind.ADAPTER:
             kind, base = describe_adapter(header)
-            return AdapterSource("", path, kind, base, file, said)
+            return AdapterSource("", path, kind, base, file, header.license)
         case Kind.EMBEDDING:
-            return AdapterSource("", path, AdapterKind.EMBEDDING, describe_embedding(header), file, said)
+            return AdapterSource("", path, AdapterKind.EMBEDDING, describe_embedding(header), file, header.license)
         case other:
             return Refusal(path, _advice(path, header, other))
 

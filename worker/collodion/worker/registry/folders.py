@@ -24,6 +24,9 @@ MODEL = "model_index"
 UNUSED = frozenset({"safety_checker", "feature_extractor", "image_encoder"})
 """Parts that are not loaded: what judges pictures, and what reads those that a request brings as prompts."""
 
+PICKLES = (".bin", ".ckpt", ".pt", ".pth")
+"""How files end that may hold code."""
+
 _LIBRARIES = frozenset({"diffusers", "transformers"})
 _CLASS = re.compile(r"[A-Z][A-Za-z0-9_]*")
 _WITHOUT_WEIGHTS = ("Scheduler", "Tokenizer", "TokenizerFast", "Processor", "ProcessorFast", "FeatureExtractor")
@@ -31,7 +34,6 @@ _CONFIGS = ("config.json", "scheduler_config.json", "tokenizer_config.json", "pr
 _STEMS = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}
 _VARIANTS = ("", ".fp16", ".bf16", ".fp32")
 _DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
-_PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 
 
 def read_folder(folder: Path, name: str) -> ModelSource:
@@ -91,7 +93,7 @@ def weights_in(folder: Path, library: str) -> list[Header]:
         for index in (f"{stem}.safetensors.index{variant}.json", f"{stem}{variant}.safetensors.index.json"):
             if (folder / index).is_file():
                 return _shards(folder / index)
-    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES) if folder.is_dir() else []
+    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES) if folder.is_dir() else []
     if pickles:
         wanted = folder / f"{stem}.safetensors"
         raise ModelUnusable(

@@ -75,6 +75,11 @@ class Header:
     metadata: Mapping[str, str]
     size_bytes: int
 
+    @property
+    def license(self) -> str:
+        """What its metadata say of it; empty if they say nothing."""
+        return self.metadata.get("modelspec.license", "")[:200]
+
     def amount(self, beginnings: tuple[str, ...] = ("",)) -> tuple[int, int]:
         """How many numbers the tensors hold whose names begin like this, and how many bytes they take."""
         ours = [entry for name, entry in self.tensors.items() if name.startswith(beginnings)]

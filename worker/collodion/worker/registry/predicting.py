@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from collodion.worker.registry.errors import ModelUnusable
-from collodion.worker.registry.headers import Header
+from collodion.worker.registry.headers import Entry, Header, opened
 from collodion.worker.registry.recognising import UNET
 from collodion.worker.registry.sidecars import PREDICTIONS
 
@@ -68,20 +67,17 @@ def _by_weights(header: Header, base: str) -> str:
     entry = header.tensors.get(_TELLING)
     if base != "sd2" or entry is None or _inpaints(header):
         return PREDICTIONS[0]
-    numbers = _floats(header, entry.dtype, entry.begin, entry.end)
+    numbers = _floats(header, entry)
     return PREDICTIONS[1] if numbers is not None and float(numbers.std()) > _SPREAD_OF_V else PREDICTIONS[0]
 
 
-def _floats(header: Header, dtype: str, begin: int, end: int) -> np.ndarray[Any, np.dtype[np.float32]] | None:
-    try:
-        with header.path.open("rb") as file:
-            file.seek(begin)
-            raw = file.read(end - begin)
-    except OSError as error:
-        raise ModelUnusable(f"{header.path} cannot be read: {error.strerror or error}") from error
-    match dtype:
+def _floats(header: Header, entry: Entry) -> np.ndarray[Any, np.dtype[np.float32]] | None:
+    with opened(header.path) as file:
+        file.seek(entry.begin)
+        raw = file.read(entry.end - entry.begin)
+    match entry.dtype:
         case "F32" | "F16":
-            return np.frombuffer(raw, "<f4" if dtype == "F32" else "<f2").astype(np.float32)
+            return np.frombuffer(raw, "<f4" if entry.dtype == "F32" else "<f2").astype(np.float32)
         case "BF16":  # the upper half of a float32
             return (np.frombuffer(raw, "<u2").astype(np.uint32) << 16).view(np.float32)
     return None
