@@ -87,6 +87,27 @@ def test_patience_may_end() -> None:
         awaited.pause_s(Model.of(loading(0.5)), 6.0)
 
 
+def test_a_model_that_somebody_unloads_meanwhile_is_not_waited_for_in_vain() -> None:
+    awaited = Awaited(None, now=0.0)
+    unpinned = model_pb2.Model(name="shapes", status=model_pb2.ModelStatus(residency=model_pb2.RESIDENCY_ON_DISK))
+    assert awaited.pause_s(Model.of(loading(0.5)), 1.0)
+    assert awaited.pause_s(Model.of(unpinned), 2.0)  # another frontend may not know yet
+    assert awaited.pause_s(Model.of(ON_DISK), 4.0)
+    assert awaited.pause_s(Model.of(unpinned), 5.0)
+    with pytest.raises(ModelUnusable, match="was unloaded"):
+        awaited.pause_s(Model.of(unpinned), 7.0)
+
+
+def test_a_model_whose_workers_are_gone_is_waited_for() -> None:
+    awaited = Awaited(9.0, now=0.0)
+    awaited.pause_s(Model.of(loading(0.5)), 1.0)
+    gone = Model.of(model_pb2.Model(name="shapes"))
+    assert awaited.pause_s(gone, 2.0)
+    assert awaited.pause_s(gone, 8.0)
+    with pytest.raises(TimedOut, match="no worker"):
+        awaited.pause_s(gone, 9.0)
+
+
 def test_what_takes_long_is_looked_at_less_often() -> None:
     awaited, slow = Awaited(None, now=0.0), loading(0.0)
     slow.status.load_seconds = 60.0

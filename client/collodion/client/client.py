@@ -181,7 +181,8 @@ class Client(BaseClient):
             on_progress: is given the model whenever it was looked at; `status.progress` is 0 to 1.
 
         Raises:
-            NotFound: there is none of this name. ModelUnusable: it cannot be loaded, or does not fit beside what is pinned.
+            NotFound: there is none of this name. ModelUnusable: it cannot be loaded, does not fit beside what is pinned, or was unloaded
+                meanwhile.
             TimedOut: it is not in memory after `timeout_s`.
         """
         awaited = Awaited(timeout_s, time.monotonic())
