@@ -13,7 +13,7 @@ from written_files import attention_only, diffusers_file
 from collodion.worker.adapters import adapters as module
 from collodion.worker.adapters.adapters import AdapterBudgets, Adapters
 from collodion.worker.adapters.pool import PAGE
-from collodion.worker.adapters.unusable import AdapterUnusable
+from collodion.worker.registry.errors import ModelUnusable
 
 HOST = 1 << 30
 CALL = inputs("sd1", 2)
@@ -221,7 +221,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused_and_read_again_later(co
         return contents
 
     monkeypatch.setattr(module, "read_adapter", interrupted)
-    with pytest.raises(AdapterUnusable, match="was changed while it was read"):
+    with pytest.raises(ModelUnusable, match="was changed while it was read"):
         adapters.load(files[0])
     monkeypatch.undo()
     assert adapters.load(files[0]).components

@@ -8,7 +8,6 @@ from tiny_pipelines import MADE
 from written_files import attention_only, diffusers_file, kohya_file, write
 
 from collodion.worker.adapters.adapters import AdapterBudgets, Adapters
-from collodion.worker.adapters.unusable import AdapterUnusable
 from collodion.worker.registry.errors import ModelUnusable
 
 KEY = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
@@ -88,7 +87,7 @@ REFUSED = {
 def test_it_is_refused_with_a_sentence_that_names_file_and_key(what, adapters, tmp_path):
     tensors, reason, key = REFUSED[what]
     path = write(tmp_path / "strange.safetensors", tensors)
-    with pytest.raises(AdapterUnusable) as refused:
+    with pytest.raises(ModelUnusable) as refused:
         adapters.load(path)
     assert str(path) in refused.value.reason
     assert reason in refused.value.reason
@@ -108,16 +107,16 @@ def test_a_file_that_is_no_safetensors_file_is_refused(adapters, tmp_path):
     for name, data in hostile.items():
         path = tmp_path / f"{name}.safetensors"
         path.write_bytes(data)
-        with pytest.raises(AdapterUnusable, match=str(path)):
+        with pytest.raises(ModelUnusable, match=str(path)):
             adapters.load(path)
-    with pytest.raises(AdapterUnusable, match="cannot be read"):
+    with pytest.raises(ModelUnusable, match="cannot be read"):
         adapters.load(tmp_path / "absent.safetensors")
 
 
 def test_an_adapter_of_another_architecture_is_refused(adapters, tmp_path):
     for name in ("sdxl", "flux", "sd3"):
         foreign = diffusers_file(tmp_path / f"{name}.safetensors", MADE[name](), wanted=attention_only)
-        with pytest.raises(AdapterUnusable):
+        with pytest.raises(ModelUnusable):
             adapters.load(foreign)
     fitting = kohya_file(tmp_path / "sd1.safetensors", MADE["sd1"](), wanted=attention_only)
     assert adapters.load(fitting).kind == "low_rank"
@@ -135,7 +134,7 @@ def test_settings_of_peft_that_are_none_are_refused(adapters, tmp_path):
         "dora": json.dumps({"unet.lora_alpha": 1, "unet.use_dora": True}),
     }.items():
         path = write(tmp_path / f"{name}.safetensors", tensors, {"lora_adapter_metadata": said})
-        with pytest.raises(AdapterUnusable, match=str(path)):
+        with pytest.raises(ModelUnusable, match=str(path)):
             adapters.load(path)
 
 
@@ -143,7 +142,7 @@ def test_numbers_that_the_models_dtype_cannot_hold_are_refused(tmp_path):
     components = {name: model.half() for name, model in MADE["sd1"]().items()}
     adapters = Adapters(components, AdapterBudgets(1 << 28, 1 << 28))
     path = write(tmp_path / "loud.safetensors", {DOWN: torch.full((4, 16), 1e6), UP: torch.ones(16, 4)})
-    with pytest.raises(AdapterUnusable, match="float16 cannot hold"):
+    with pytest.raises(ModelUnusable, match="float16 cannot hold"):
         adapters.load(path)
 
 
@@ -151,10 +150,6 @@ def test_modules_that_are_not_called_row_by_row_can_be_left_out(tmp_path):
     components = MADE["sd1"]()
     path = diffusers_file(tmp_path / "x.safetensors", components, wanted=attention_only)
     adapters = Adapters(components, AdapterBudgets(1 << 28, 1 << 28), exclude=("unet.mid_block.",))
-    with pytest.raises(AdapterUnusable, match="mid_block"):
+    with pytest.raises(ModelUnusable, match="mid_block"):
         adapters.load(path)
     adapters.close()
-
-
-def test_who_knows_of_unusable_models_knows_of_unusable_adapters():
-    assert issubclass(AdapterUnusable, ModelUnusable)

@@ -23,12 +23,13 @@ from weakref import WeakValueDictionary
 from torch import nn
 
 from collodion.worker.adapters.bank import Bank
-from collodion.worker.adapters.loaded import FileKey, LoadedAdapter, make_ready
+from collodion.worker.adapters.loaded import LoadedAdapter, make_ready
 from collodion.worker.adapters.names import Names
 from collodion.worker.adapters.reading import read_adapter
 from collodion.worker.adapters.selection import Row, Selection
 from collodion.worker.adapters.sites import Site, attach, detach, sites_of
-from collodion.worker.adapters.unusable import AdapterUnusable
+from collodion.worker.registry.errors import ModelUnusable
+from collodion.worker.registry.sources import WeightFile
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,8 @@ class Adapters:
         self._budgets = budgets
         self._lock = threading.Lock()
         self._reading = threading.Lock()
-        self._alive: WeakValueDictionary[FileKey, LoadedAdapter] = WeakValueDictionary()
-        self._recent: OrderedDict[FileKey, LoadedAdapter] = OrderedDict()
+        self._alive: WeakValueDictionary[WeightFile, LoadedAdapter] = WeakValueDictionary()
+        self._recent: OrderedDict[WeightFile, LoadedAdapter] = OrderedDict()
         self.bank = Bank(budgets.device_bytes, self._is_held, every_row)
         for sites in self._sites.values():
             attach(sites)
@@ -78,16 +79,16 @@ class Adapters:
     def load(self, path: Path) -> LoadedAdapter:
         """The adapter in this file, in host memory. Any thread, one at a time; a file that is in memory is not read again.
 
-        Raises AdapterUnusable, MemoryError.
+        Raises ModelUnusable, MemoryError.
         """
         with self._reading:  # not the lock that the device thread takes: reading may last
-            key = FileKey.at(path)
+            key = WeightFile.at(path)
             with self._lock:
                 adapter = self._alive.get(key)
             if adapter is None:
                 adapter = make_ready(key, read_adapter(path, self._names))
-                if FileKey.at(path) != key:
-                    raise AdapterUnusable(f"{path} was changed while it was read")
+                if WeightFile.at(path) != key:
+                    raise ModelUnusable(f"{path} was changed while it was read")
             with self._lock:
                 self._alive[key] = adapter
                 self._keep(adapter)
@@ -146,7 +147,7 @@ class Adapters:
             _, forgotten = self._recent.popitem(last=False)
             total -= forgotten.nbytes
 
-    def _is_held(self, key: FileKey) -> bool:
+    def _is_held(self, key: WeightFile) -> bool:
         adapter = self._alive.get(key)
         return adapter is not None and adapter.held
 

@@ -22,10 +22,11 @@ from typing import NamedTuple
 
 import torch
 
-from collodion.worker.adapters.loaded import ComponentChanges, FileKey, LoadedAdapter
+from collodion.worker.adapters.loaded import ComponentChanges, LoadedAdapter
 from collodion.worker.adapters.reading import SiteChange
 from collodion.worker.adapters.selection import Row, Selection
 from collodion.worker.adapters.sites import Segment, Site
+from collodion.worker.registry.sources import WeightFile
 
 _FIRST = 1  # page 0 holds zeros
 
@@ -80,14 +81,14 @@ class Bank:
     held: whether somebody keeps a `Use` of the adapter with this key. every_row: see Adapters.
     """
 
-    def __init__(self, budget_bytes: int, held: Callable[[FileKey], bool], every_row: bool = True) -> None:
+    def __init__(self, budget_bytes: int, held: Callable[[WeightFile], bool], every_row: bool = True) -> None:
         self._every_row = every_row
         self.budget_bytes = budget_bytes
         self.epoch = 0
         self.moves = 0
         self._held = held
         self._shelves: dict[Place, Shelf] = {}
-        self._residents: OrderedDict[tuple[str, FileKey], _Resident] = OrderedDict()
+        self._residents: OrderedDict[tuple[str, WeightFile], _Resident] = OrderedDict()
 
     @property
     def allocated(self) -> int:
@@ -96,7 +97,7 @@ class Bank:
         return pools + sum(resident.whole_bytes for resident in self._residents.values())
 
     @property
-    def resident(self) -> frozenset[tuple[str, FileKey]]:
+    def resident(self) -> frozenset[tuple[str, WeightFile]]:
         """Which components of which adapters are on the device."""
         return frozenset(self._residents)
 
@@ -144,7 +145,7 @@ class Bank:
             if (component, key) not in self._residents:
                 self._admit(component, adapter, needed.keys())
 
-    def _admit(self, component: str, adapter: LoadedAdapter, needed: Collection[tuple[str, FileKey]]) -> None:
+    def _admit(self, component: str, adapter: LoadedAdapter, needed: Collection[tuple[str, WeightFile]]) -> None:
         changes = adapter.components[component]
         while self._least(component, changes) > self.budget_bytes:
             self._drop(*self._victim(needed))
@@ -198,11 +199,11 @@ class Bank:
                 chosen = wished
         return chosen
 
-    def _victim(self, needed: Collection[tuple[str, FileKey]]) -> tuple[str, FileKey]:
+    def _victim(self, needed: Collection[tuple[str, WeightFile]]) -> tuple[str, WeightFile]:
         idle = [each for each in self._residents if each not in needed]
         return next((each for each in idle if not self._held(each[1])), idle[0])
 
-    def _drop(self, component: str, key: FileKey) -> None:
+    def _drop(self, component: str, key: WeightFile) -> None:
         resident = self._residents.pop((component, key))
         for segment, numbers in resident.pages.items():
             self._shelves[Place(component, segment)].free.update(numbers)
@@ -245,7 +246,7 @@ class Bank:
             self.epoch += 1
             self.moves += 1
 
-    def _upload(self, component: str, key: FileKey, changes: ComponentChanges) -> None:
+    def _upload(self, component: str, key: WeightFile, changes: ComponentChanges) -> None:
         """Into pages that are free, once all that takes memory is there."""
         places = {segment: Place(component, segment) for segment in changes.pages}
         moved = {dtype: _on(_place_of(changes), block) for dtype, block in changes.blocks.items()}

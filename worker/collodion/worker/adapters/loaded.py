@@ -19,25 +19,8 @@ from collodion.worker.adapters.deltas import Difference, LowRank, all_finite
 from collodion.worker.adapters.pool import PAGE
 from collodion.worker.adapters.reading import Contents, SiteChange
 from collodion.worker.adapters.sites import Segment, Site
-from collodion.worker.adapters.unusable import AdapterUnusable
-
-
-class FileKey(NamedTuple):
-    """A file as it was when it was read: another one of the same name is another adapter."""
-
-    path: Path
-    modified_ns: int
-    size_bytes: int
-
-    @classmethod
-    def at(cls, path: Path) -> "FileKey":
-        """Raises AdapterUnusable."""
-        try:
-            real = path.resolve(strict=True)
-            said = real.stat()
-        except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
-            raise AdapterUnusable(f"{path} cannot be read: {error}") from error
-        return cls(real, said.st_mtime_ns, said.st_size)
+from collodion.worker.registry.errors import ModelUnusable
+from collodion.worker.registry.sources import WeightFile
 
 
 class Placed(NamedTuple):
@@ -78,7 +61,7 @@ class ComponentChanges:
 class LoadedAdapter:
     """An adapter of a model. notes: what of its file is not used, and why that is no loss. Ask for it to be applied with `at`."""
 
-    key: FileKey
+    key: WeightFile
     kind: AdapterKind
     notes: tuple[str, ...]
     components: Mapping[str, ComponentChanges]
@@ -114,8 +97,8 @@ class Use:
     scale: float
 
 
-def make_ready(key: FileKey, contents: Contents) -> LoadedAdapter:
-    """Raises AdapterUnusable for numbers that the model's dtype cannot hold, MemoryError."""
+def make_ready(key: WeightFile, contents: Contents) -> LoadedAdapter:
+    """Raises ModelUnusable for numbers that the model's dtype cannot hold, MemoryError."""
     by_component: dict[str, dict[Site, SiteChange]] = defaultdict(dict)
     for site, change in contents.changes.items():
         by_component[site.component][site] = change
@@ -148,7 +131,7 @@ def _fill(path: Path, site: Site, delta: object, down: torch.Tensor, up: torch.T
     down[: delta.rank] = delta.down.flatten(1).float() * (delta.scale / half)
     up[: delta.rank] = delta.up.flatten(1).t().float() * half
     if not (all_finite(down) and all_finite(up)):
-        raise AdapterUnusable(f"{path} has numbers for {site.name} that {site.dtype} cannot hold")
+        raise ModelUnusable(f"{path} has numbers for {site.name} that {site.dtype} cannot hold")
 
 
 def _is_product(change: SiteChange) -> bool:
@@ -161,7 +144,7 @@ def _kept(path: Path, site: Site, change: SiteChange) -> SiteChange:
     delta = change.delta and change.delta.moved(lambda tensor: tensor.to(dtype))
     kept = SiteChange(delta, None if change.bias is None else change.bias.float())
     if not all(map(all_finite, _tensors(kept))):
-        raise AdapterUnusable(f"{path} has numbers for {site.name} that {site.dtype} cannot hold")
+        raise ModelUnusable(f"{path} has numbers for {site.name} that {site.dtype} cannot hold")
     return kept
 
 

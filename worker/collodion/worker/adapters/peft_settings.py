@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from collodion.worker.adapters.unusable import AdapterUnusable
+from collodion.worker.registry.errors import ModelUnusable
 from collodion.worker.registry.headers import Header
 
 _METADATA = "lora_adapter_metadata"
@@ -27,7 +27,7 @@ class PeftSettings:
 
     @classmethod
     def of(cls, header: Header) -> "PeftSettings | None":
-        """Those of a file; None if there are none. Raises AdapterUnusable."""
+        """Those of a file; None if there are none. Raises ModelUnusable."""
         raw, where = header.metadata.get(_METADATA), str(header.path)
         beside = header.path.parent / _BESIDE
         if raw is None and header.path.name == _FILE and beside.is_file():
@@ -37,9 +37,9 @@ class PeftSettings:
         try:
             said = json.loads(raw) if len(raw) <= _LONGEST else None
         except (ValueError, RecursionError) as error:
-            raise AdapterUnusable(f"{where} has settings of peft that are not JSON: {error}") from error
+            raise ModelUnusable(f"{where} has settings of peft that are not JSON: {error}") from error
         if not isinstance(said, dict):
-            raise AdapterUnusable(f"{where} has settings of peft that are no JSON object")
+            raise ModelUnusable(f"{where} has settings of peft that are no JSON object")
         return cls(_check(_by_component(said), where))
 
     def scale(self, component: str, path: str, rank: int) -> float | None:
@@ -56,7 +56,7 @@ def _text_of(path: Path) -> str:
         with path.open("rb") as file:
             return file.read(_LONGEST + 1).decode("utf-8", "replace")
     except OSError as error:
-        raise AdapterUnusable(f"{path} cannot be read: {error.strerror or error}") from error
+        raise ModelUnusable(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def _by_component(said: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -71,11 +71,11 @@ def _by_component(said: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def _check(by_component: dict[str, dict[str, Any]], where: str) -> dict[str, dict[str, Any]]:
     for said in by_component.values():
         if said.get("use_dora"):
-            raise AdapterUnusable(f"{where} holds DoRA, which is not supported")
+            raise ModelUnusable(f"{where} holds DoRA, which is not supported")
         patterns = said.get("alpha_pattern") or {}
         alphas = [said.get("lora_alpha", 1), *(patterns.values() if isinstance(patterns, dict) else [None])]
         if not all(isinstance(alpha, int | float) and math.isfinite(alpha) for alpha in alphas):
-            raise AdapterUnusable(f"{where} has settings of peft whose alphas are no numbers")
+            raise ModelUnusable(f"{where} has settings of peft whose alphas are no numbers")
     return by_component
 
 

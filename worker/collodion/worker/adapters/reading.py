@@ -10,7 +10,6 @@
 Runs on any thread.
 """
 
-import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +32,6 @@ from collodion.worker.adapters.grammar import LOW_RANK_PARTS, Part, Spelled, ref
 from collodion.worker.adapters.names import Names, Nowhere, Target
 from collodion.worker.adapters.peft_settings import PeftSettings
 from collodion.worker.adapters.sites import Site
-from collodion.worker.adapters.unusable import AdapterUnusable
 from collodion.worker.registry.errors import ModelUnusable
 from collodion.worker.registry.headers import Header, header_in, opened
 from collodion.worker.registry.reading import DTYPES, read_tensor
@@ -66,8 +64,8 @@ class Contents:
 
 
 def read_adapter(path: Path, names: Names) -> Contents:
-    """What the file changes of this model. Raises AdapterUnusable."""
-    with _as_adapter(), opened(path) as file:
+    """What the file changes of this model. Raises ModelUnusable."""
+    with opened(path) as file:
         header = header_in(path, file)
         return _Reader(header, file, names).read(_modules(header))
 
@@ -76,21 +74,21 @@ def _modules(header: Header) -> dict[tuple[str, str], dict[Part, str]]:
     """The keys of each module, which is named by its prefix and its flat name."""
     path = header.path
     if header.tensors.keys() & EMBEDDING_KEYS:
-        raise AdapterUnusable(f"{path} is an embedding: name it in a prompt")
+        raise ModelUnusable(f"{path} is an embedding: name it in a prompt")
     if found := refused(header.tensors):
         key, what = found
-        raise AdapterUnusable(f"{path} holds {what}, which is not supported (first in {key!r})")
+        raise ModelUnusable(f"{path} holds {what}, which is not supported (first in {key!r})")
     modules: dict[tuple[str, str], dict[Part, str]] = {}
     for key in header.tensors:
         read = spelled(key)
         if read is None:
-            raise AdapterUnusable(f"{path} is no adapter that is known: {key[:200]!r} is not understood")
+            raise ModelUnusable(f"{path} is no adapter that is known: {key[:200]!r} is not understood")
         parts = modules.setdefault((read.prefix, read.module), {})
         if read.part in parts:
-            raise AdapterUnusable(f"{path} says twice what {key!r} says: in {parts[read.part]!r}, too")
+            raise ModelUnusable(f"{path} says twice what {key!r} says: in {parts[read.part]!r}, too")
         parts[read.part] = key
     if not modules:
-        raise AdapterUnusable(f"{path} is empty")
+        raise ModelUnusable(f"{path} is empty")
     return modules
 
 
@@ -111,7 +109,7 @@ class _Reader:
             else:
                 self._take(parts, found)
         if not self._contents.changes:
-            raise AdapterUnusable(f"{self._header.path} changes nothing of this model: {self._reasons()}")
+            raise ModelUnusable(f"{self._header.path} changes nothing of this model: {self._reasons()}")
         self._contents.notes += [f"{count} modules are not used: {why}" for why, count in self._unused.items()]
         return self._contents
 
@@ -123,16 +121,14 @@ class _Reader:
                 _check_fit(target.site, change)
                 self._add(target.site, change, first)
         except Misshapen as misshapen:
-            raise AdapterUnusable(
-                f"{self._header.path} does not fit the model at {first!r}: {misshapen}"
-            ) from misshapen
+            raise ModelUnusable(f"{self._header.path} does not fit the model at {first!r}: {misshapen}") from misshapen
 
     def _add(self, site: Site, change: SiteChange, key: str) -> None:
         other = self._contents.changes.get(site)
         if other is None:
             self._contents.changes[site] = change
         elif not _alike(other, change):
-            raise AdapterUnusable(f"{self._header.path} changes {site.name} twice, the second time with {key!r}")
+            raise ModelUnusable(f"{self._header.path} changes {site.name} twice, the second time with {key!r}")
 
     def _scale(self, parts: Mapping[Part, str], targets: Sequence[Target]) -> float | None:
         """What peft's settings say of it; None if they say nothing. The file's own alpha is stronger."""
@@ -150,7 +146,7 @@ class _Reader:
             what = "they are all zeros"
         else:
             key = next(iter(parts.values()))
-            raise AdapterUnusable(f"{self._header.path} is not for this model: {key!r} is not understood ({why.value})")
+            raise ModelUnusable(f"{self._header.path} is not for this model: {key!r} is not understood ({why.value})")
         self._unused[what] = self._unused.get(what, 0) + 1
 
     def _changes_nothing(self, parts: Mapping[Part, str]) -> bool:
@@ -166,7 +162,7 @@ class _Reader:
         """In the file's own dtype if that is one to compute in, else in float32."""
         entry = self._header.tensors[key]
         if entry.shape and not DTYPES[entry.dtype].is_floating_point:  # an alpha may be a whole number
-            raise AdapterUnusable(f"{self._header.path}: {key!r} is stored as {entry.dtype}, which is not supported")
+            raise ModelUnusable(f"{self._header.path}: {key!r} is stored as {entry.dtype}, which is not supported")
         tensor = read_tensor(self._header, self._file, key)
         return tensor if tensor.dtype in (torch.float16, torch.bfloat16) else tensor.float()
 
@@ -216,14 +212,3 @@ def _alike(one: SiteChange, other: SiteChange) -> bool:
     if one.delta.shape != other.delta.shape:
         return False
     return torch.equal(one.delta.matrix().float(), other.delta.matrix().float())
-
-
-@contextlib.contextmanager
-def _as_adapter() -> Iterator[None]:
-    """What is wrong with the file itself is an AdapterUnusable, too."""
-    try:
-        yield
-    except AdapterUnusable:
-        raise
-    except ModelUnusable as error:
-        raise AdapterUnusable(error.reason) from error

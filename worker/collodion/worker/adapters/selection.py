@@ -10,12 +10,13 @@ from typing import NamedTuple, Protocol, TypeAlias
 import torch
 
 from collodion.worker.adapters.changes import Change
-from collodion.worker.adapters.loaded import FileKey, Use
+from collodion.worker.adapters.loaded import Use
 from collodion.worker.adapters.merging import Merge, Whole
 from collodion.worker.adapters.pool import PAGE
 from collodion.worker.adapters.products import Gathered, OfSome, Product, Shared
 from collodion.worker.adapters.reading import SiteChange
 from collodion.worker.adapters.sites import Segment, Site
+from collodion.worker.registry.sources import WeightFile
 
 Row: TypeAlias = Sequence[Use]
 """The adapters of one row: none, one or several."""
@@ -57,7 +58,7 @@ class Selection:
         """All, in the order of the rows, each adapter once."""
         return list({use.adapter.key: use for row in self.rows for use in row}.values())
 
-    def work_out(self, residents: Mapping[FileKey, Resident], opened: Collection[Site], epoch: int) -> None:
+    def work_out(self, residents: Mapping[WeightFile, Resident], opened: Collection[Site], epoch: int) -> None:
         """Fills in `changes`. residents: by the adapter's key, all of them. opened: sites of the component whose pools are open."""
         touched: dict[Site, None] = {}
         for use in self.uses if not self.ranks else ():
@@ -105,9 +106,9 @@ class Selection:
                 return OfSome(len(rows), _whole_numbers(having, site), having[0] if adjoining else None, own)
         return _product(rows, self.filled, self.ranks, site)
 
-    def _merges(self, residents: Mapping[FileKey, Resident]) -> dict[Site, list[Merge]]:
+    def _merges(self, residents: Mapping[WeightFile, Resident]) -> dict[Site, list[Merge]]:
         """Rows that have the same changed matrices are one group. The padding may have anything."""
-        groups: dict[tuple[tuple[FileKey, float], ...], list[int]] = {}
+        groups: dict[tuple[tuple[WeightFile, float], ...], list[int]] = {}
         for place, row in enumerate(self.rows[: self.filled]):
             groups.setdefault(tuple((use.adapter.key, use.scale) for use in row), []).append(place)
         found: dict[Site, list[Merge]] = {}
@@ -132,7 +133,7 @@ class _Row(NamedTuple):
     weights: list[float]
 
 
-def _row_of(row: Row, segment: Segment, residents: Mapping[FileKey, Resident]) -> _Row:
+def _row_of(row: Row, segment: Segment, residents: Mapping[WeightFile, Resident]) -> _Row:
     each = [(residents[use.adapter.key].pages.get(segment, ()), use.scale) for use in row]
     pages = [page for numbers, _ in each for page in numbers]
     return _Row(pages, [scale for numbers, scale in each for _ in range(len(numbers) * PAGE)])

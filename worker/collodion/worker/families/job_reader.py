@@ -6,12 +6,12 @@ from typing import Any
 from collodion.wire.jobs import Failure, Parameters, PromptSyntax, Reason
 from collodion.worker.adapters.adapters import Adapters
 from collodion.worker.adapters.loaded import Use
-from collodion.worker.adapters.unusable import AdapterUnusable
 from collodion.worker.families.adapter_files import AdapterFiles
 from collodion.worker.families.architecture import Architecture, Prompt
 from collodion.worker.families.denoising import SamplingPlan
 from collodion.worker.families.start import Scene
 from collodion.worker.pipeline import LatentRefused
+from collodion.worker.registry.errors import ModelUnusable
 from collodion.worker.sampling.catalog import SamplerRefused
 from collodion.worker.sampling.probing import probe
 from collodion.worker.uploads import Uploads
@@ -68,7 +68,7 @@ class JobReader:
         for lora in parameters.loras:
             try:
                 adapter = self._adapters.load(self._files.find(lora.name).path)
-            except AdapterUnusable as unusable:
+            except ModelUnusable as unusable:
                 raise LatentRefused(Failure(reason=Reason.ADAPTER_UNUSABLE, message=unusable.reason)) from unusable
             remarks.extend(("ADAPTER_NOTE", f"{lora.name}: {note}") for note in adapter.notes)
             uses.append(adapter.at(lora.scale))
