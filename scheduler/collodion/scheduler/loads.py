@@ -3,14 +3,19 @@
 from collodion.scheduler.fleet import Worker
 from collodion.wire.jobs import ModelStatus, Residency
 
+LOADS_OF_PATIENCE = 4.0  # so that loading takes at most a fifth of the time where models take turns
 _NEWEST = 0.5  # weight of a measurement beside what was known
 _LEAST_S = 0.001
 
 
 class LoadCosts:
-    """Learned from what workers say of their loads. load_mib_s: the pace that is supposed until one was measured."""
+    """Learned from what workers say of their loads. load_mib_s: the pace that is supposed until one was measured.
 
-    def __init__(self, load_mib_s: float) -> None:
+    turn_s: how long models that are always busy stay at least before another has its turn.
+    """
+
+    def __init__(self, load_mib_s: float, turn_s: float) -> None:
+        self._turn_s = turn_s
         self._supposed = load_mib_s * (1 << 20)
         self._seconds: dict[tuple[str, str], float] = {}
         self._pace: dict[str, float] = {}
@@ -46,6 +51,10 @@ class LoadCosts:
         pace = self._pace.get(worker.device_kind, self._supposed)
         status = worker.statuses.get(model)
         return max(_LEAST_S, status.size_bytes / pace) if status is not None else _LEAST_S
+
+    def patience_s(self, worker: Worker, model: str) -> float:
+        """How long the model waits there before busy ones are drained for it."""
+        return max(self._turn_s, LOADS_OF_PATIENCE * self.seconds(worker, model))
 
     def ready_in(self, worker: Worker, model: str) -> float:
         """Seconds until a model that the worker is to have is there: models are loaded one after the other, as they were wished for."""

@@ -12,12 +12,10 @@ from dataclasses import dataclass
 from collodion.scheduler.demand import Demand
 from collodion.scheduler.fleet import Fleet, Worker
 from collodion.scheduler.job import LOSSES_ALLOWED, Latent
-from collodion.scheduler.loads import LoadCosts
+from collodion.scheduler.loads import LOADS_OF_PATIENCE, LoadCosts
 from collodion.scheduler.planner import Planner
 from collodion.scheduler.wording import mebibytes
 from collodion.wire.jobs import Residency
-
-LOADS_OF_PATIENCE = 4.0  # so that loading takes at most a fifth of the time where models take turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +185,12 @@ class Placement:
             now - self.last_use(worker, name) > LOADS_OF_PATIENCE * self._loads.seconds(worker, name)
             for name in option.instead_of
         )
+
+    def could_be_in(self, worker: Worker, model: str) -> float:
+        """Seconds until the model could be there, were it wished for now; in the place of what is busy, no sooner than its turn comes."""
+        load_s = self._loads.ready_in(worker, model) + self._loads.seconds(worker, model)
+        has_place = self.in_place_of(worker, model, self.idle(worker, set()), self.last_use) is not None
+        return load_s if has_place else load_s + self._loads.patience_s(worker, model)
 
     def waiting_s(self, model: str) -> float:
         """Device time of what waits for the model; 0 while its costs are not known."""

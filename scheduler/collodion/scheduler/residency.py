@@ -17,7 +17,7 @@ from collodion.scheduler.demand import Demand
 from collodion.scheduler.events import Outbox, TellWorker
 from collodion.scheduler.fleet import Fleet, Worker
 from collodion.scheduler.loads import LoadCosts
-from collodion.scheduler.placement import LOADS_OF_PATIENCE, Option, Placement, lacks, total
+from collodion.scheduler.placement import Option, Placement, lacks, total
 from collodion.scheduler.planner import Planner
 from collodion.wire.jobs import Residency
 from collodion.wire.to_scheduler import WorkerState
@@ -63,7 +63,7 @@ class ResidencyRule:
         self._retaken: dict[bytes, Worker] = {}
         self._dirty = True
         self._look_at = 0.0
-        self.loads = LoadCosts(config.load_mib_s)
+        self.loads = LoadCosts(config.load_mib_s, config.turn_s)
         self.placement = Placement(fleet, demand, planner, self.loads)
         self._loaded_s: list[float] = []
         self._dropped = 0
@@ -145,8 +145,7 @@ class ResidencyRule:
         coming = [worker for worker in self._fleet.knowing(model) if _is_to_have(worker, model)]
         if coming:
             return min(self.loads.ready_in(worker, model) for worker in coming)
-        could = self.placement.usable(model)
-        return min((self.loads.ready_in(one, model) + self.loads.seconds(one, model) for one in could), default=None)
+        return min((self.placement.could_be_in(worker, model) for worker in self.placement.usable(model)), default=None)
 
     def makes_way(self, model: str) -> tuple[str, tuple[str, ...]] | None:
         """The worker at which others are drained for this model, and those others; None if there is none."""
@@ -240,7 +239,7 @@ class ResidencyRule:
 
     def _turn(self, worker: Worker, model: str, asked: set[str], now: float) -> _Turn | None:
         """The model on this worker, in place of what has been there for long enough."""
-        patience_s = max(self._config.turn_s, LOADS_OF_PATIENCE * self.loads.seconds(worker, model))
+        patience_s = self.loads.patience_s(worker, model)
         if now - self._demand.since[model] < patience_s or worker.draining:
             return None
         idle = self.placement.idle(worker, asked)

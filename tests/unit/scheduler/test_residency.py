@@ -339,6 +339,14 @@ def test_who_wants_a_promise_of_a_model_on_disk_is_told_when_it_is_there_and_fin
     world.finish(again)
 
 
+def test_who_wants_a_promise_of_a_model_whose_place_is_busy_is_told_that_it_waits_for_its_turn() -> None:
+    world = primed()
+    world.device(room=1, on_disk="bc")
+    world.ask("a", steps=90, tier="batch")
+    refused = world.client.answers[world.ask("c", slo_s=5.0, deadline_policy=DeadlinePolicy.REFUSE)]
+    assert refused.retry_after_s == pytest.approx(16.0 + 4.0)
+
+
 def test_a_model_that_was_loaded_for_somebody_who_does_not_come_again_makes_way_in_the_end() -> None:
     world = primed()
     worker = world.device(room=1, on_disk="bc")
