@@ -42,6 +42,11 @@ class Driven(Residents):
         assert self.next() == name
         self.loaded(name, pipeline(name, mib), 0.5)
 
+    def leave(self, *needed):
+        """A boundary at which models leave, and their memory with them."""
+        self.release(self.turn(needed).left)
+        self.close_released()
+
     def where(self):
         return {status.name: status.residency for status in self.standing().statuses}
 
@@ -77,7 +82,7 @@ def test_a_model_that_latents_are_held_of_stays_until_they_are_gone(models):
     assert models.has("a")
     assert models.unsettled
     left = models.turn(()).left
-    assert [one.info.name for one in left] == ["a"]
+    assert [name for name, _ in left] == ["a"]
     assert not models.has("a")
     assert not models.unsettled
 
@@ -87,7 +92,11 @@ def test_loading_waits_for_room_that_is_being_made(models):
     models.keep("c", pipeline("c"), 0.1)
     models.take(wish("b", "c"))
     assert models.due() is None
-    models.turn(())
+    left = models.turn(()).left
+    assert models.due() is None, "it is out, and its memory is not given back"
+    models.release(left)
+    assert models.next() == ""
+    models.close_released()
     assert models.due() == "b"
 
 
@@ -134,7 +143,7 @@ def test_what_was_loaded_though_nobody_wants_it_any_more_never_gets_in(models):
     models.loaded("a", pipeline("a"), 0.1)
     turn = models.turn(())
     assert turn.arrived == ()
-    assert [one.info.name for one in turn.left] == ["a"]
+    assert [name for name, _ in turn.left] == ["a"]
 
 
 def test_what_failed_is_tried_again_when_a_later_wish_names_it(models):

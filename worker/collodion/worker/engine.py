@@ -131,8 +131,7 @@ class Engine:
         arrived, left = self._models.turn({job.model for job in self._holdings.jobs})
         if left:
             self.lanes.settle(0)  # the last batches of theirs may still be under way
-        for pipeline in left:
-            pipeline.close()
+            self._models.release(left)
         for job in self._holdings.jobs:
             if job.model in arrived and job.pipeline is None:
                 self._prepare(job)

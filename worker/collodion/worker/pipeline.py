@@ -1,7 +1,7 @@
 """What the engine asks of a model family. One file in `families/` per family.
 
 The engine imports no torch and knows nothing of models: what a family returns (plan, conditioning, state) it only
-hands back to the same family. All methods but `prepare` and `preview` are called on the device thread alone.
+hands back to the same family. All methods but `prepare`, `preview` and `close` are called on the device thread alone.
 
 1. A method that raises has changed nothing: the engine calls again with each row alone to find the guilty one.
    `MemoryError` says that the batch did not fit.
@@ -84,8 +84,8 @@ class Pipeline(Protocol[PlanT, ConditioningT, StateT]):
         """Device memory that it takes by being loaded."""
 
     def close(self) -> None:
-        """Gives that memory back, on the device thread. No latent of it is left and nothing is under way; `prepare` and `preview` may still
-        be called, and raise.
+        """Gives that memory back, on the thread that loads. No latent of it is left and nothing is under way; `prepare` and `preview` may
+        still be called, and raise.
         """
 
     def prepare(self, parameters: Parameters) -> PlanT:

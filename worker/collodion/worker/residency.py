@@ -3,7 +3,8 @@
 1. The newest `ResidencyWish` says what is to be resident. Until the first one, everything stays as it is.
 2. Three threads meet here. The link takes wishes and tells how all stands; the loader loads what `next` gives it; the device thread alone
    lets models in and out, by `turn` at a boundary, so that within a round the table stands.
-3. A model that is not wished for leaves when no latent that is held is of it. If both do not fit, the next one is loaded only then.
+3. A model that is not wished for leaves when no latent that is held is of it. The loader gives its memory back, which may take as long as a
+   step, and loads the next one only then if both do not fit.
 4. What failed to load is tried again when a later wish names it, or when its files have changed.
 """
 
@@ -35,10 +36,10 @@ class Standing:
 
 
 class Turn(NamedTuple):
-    """What changed at a boundary: the names of models that are resident now, and the pipelines that are so no more, to be closed."""
+    """What changed at a boundary: the models that are resident now, and those that are so no more, to be given to `release`."""
 
     arrived: tuple[str, ...]
-    left: tuple[AnyPipeline, ...]
+    left: tuple[tuple[str, AnyPipeline], ...]
 
 
 class Residents:
@@ -65,6 +66,8 @@ class Residents:
         self._shelved: dict[str, ShelvedModel] = {}
         self._resident: dict[str, AnyPipeline] = {}
         self._arrivals: dict[str, AnyPipeline] = {}
+        self._leaving: dict[str, int] = {}  # models that are out, and how much memory each has not given back
+        self._released: list[tuple[str, AnyPipeline]] = []
         self._loading: tuple[str, float] | None = None
         self._load_s: dict[str, float] = {}
         self._bytes: dict[str, int] = {}  # counted once: a model has thousands of tensors
@@ -152,9 +155,11 @@ class Residents:
     # ------------------------------------------------------------------ the loader
 
     def next(self) -> str | None:
-        """Waits for a model that is to be loaded now; None when there will be none any more."""
+        """Waits for a model that is to be loaded now; None when there will be none any more. Empty: models are to be closed first."""
         with self._changed:
             while not self._closed:
+                if self._released:
+                    return ""
                 name = self._wanted()
                 if name is not None and self._has_room(name):
                     self._loading = name, 0.0
@@ -165,6 +170,16 @@ class Residents:
                 return None
         self._on_news()
         return name
+
+    def close_released(self) -> None:
+        """Closes those that have left."""
+        while self._released:
+            name, pipeline = self._released.pop()
+            try:
+                pipeline.close()
+            finally:
+                with self._changed:
+                    self._leaving.pop(name, None)
 
     def progressed(self, name: str, done: float) -> None:
         """So much of it is loaded, 0 to 1. Raises NotWished."""
@@ -205,8 +220,9 @@ class Residents:
         with self._changed:
             arrived = {name: one for name, one in self._arrivals.items() if self._is_wished(name)}
             leaving = [name for name in self._resident if self._may_leave(name) and name not in needed]
-            left = [one for name, one in self._arrivals.items() if name not in arrived]
-            left += [self._resident.pop(name) for name in leaving]
+            left = [(name, one) for name, one in self._arrivals.items() if name not in arrived]
+            left += [(name, self._resident.pop(name)) for name in leaving]
+            self._leaving.update((name, self._bytes[name]) for name, _ in left)
             self._resident.update(arrived)
             self._arrivals = {}
             self._forget_sizes()
@@ -215,6 +231,12 @@ class Residents:
         if arrived or left:
             self._on_news()
         return Turn(tuple(arrived), tuple(left))
+
+    def release(self, left: Iterable[tuple[str, AnyPipeline]]) -> None:
+        """Nothing of these is under way any more: the loader may close them."""
+        with self._changed:
+            self._released += left
+            self._changed.notify_all()
 
     # ------------------------------------------------------------------ parts; the lock is held
 
@@ -245,9 +267,9 @@ class Residents:
         return None
 
     def _has_room(self, name: str) -> bool:
-        if not self.budget_bytes or not any(map(self._may_leave, self._resident)):
+        if not self.budget_bytes or not (self._leaving or any(map(self._may_leave, self._resident))):
             return True
-        taken = sum(self._bytes[one] for one in (*self._resident, *self._arrivals))
+        taken = sum(self._bytes[one] for one in (*self._resident, *self._arrivals)) + sum(self._leaving.values())
         return taken + self._shelved[name].size_bytes <= self.budget_bytes
 
     def _info(self, name: str) -> ModelInfo | None:

@@ -68,13 +68,17 @@ class LatentDiffusion:
     @property
     def weight_bytes(self) -> int:
         """See Pipeline."""
-        parts = [part for part in self._architecture.pipeline.components.values() if isinstance(part, torch.nn.Module)]
-        return sum(tensor.nbytes for part in parts for tensor in (*part.parameters(), *part.buffers()))
+        return sum(tensor.nbytes for part in self._modules() for tensor in (*part.parameters(), *part.buffers()))
 
     def close(self) -> None:
         """See Pipeline."""
         self._forget()
         self._adapters.close()
+        # One module after the other: freed all at once, by one statement, they would hold up the device's thread for as long.
+        for part in self._modules():
+            for module in list(part.modules()):
+                module._parameters.clear()
+                module._buffers.clear()
         del (
             self._architecture,
             self._vae,
@@ -216,6 +220,9 @@ class LatentDiffusion:
         if any(selection.epoch != bank.epoch for selection in selections):
             raise MemoryError("the adapters of the text encoders do not fit side by side")
         return self._adapters.applied(*selections)
+
+    def _modules(self) -> list[torch.nn.Module]:
+        return [part for part in self._architecture.pipeline.components.values() if isinstance(part, torch.nn.Module)]
 
     def _forget(self) -> None:
         """Lets go of the last step batch: some of its latents are finished, and may be the last ones of this model for long."""
