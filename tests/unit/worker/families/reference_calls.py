@@ -23,7 +23,7 @@ def call(pipeline: Any, fields: dict[str, Any], **more: Any) -> tuple[torch.Tens
         **{side: fields[side] for side in ("width", "height") if side in fields},
         **more,
     }
-    latents, picture = (_called(pipeline, fields, {**asked, "output_type": kind}) for kind in ("latent", "np"))
+    latents, picture = _called(pipeline, fields, asked)
     if latents.dim() == 2:  # packed, as FLUX has them
         sides = fields["height"], fields["width"]
         latents = pipeline._unpack_latents(latents[None], *sides, pipeline.vae_scale_factor)[0]
@@ -48,12 +48,19 @@ def _as_z_image(scale: float, negative: str) -> dict[str, Any]:
 _GUIDED = {"QwenImagePipeline": _as_qwen_image, "ZImagePipeline": _as_z_image}
 
 
-def _called(pipeline: Any, fields: dict[str, Any], asked: dict[str, Any]) -> Any:
+def _called(pipeline: Any, fields: dict[str, Any], asked: dict[str, Any]) -> tuple[torch.Tensor, Any]:
+    last = {}
+
+    def note(_pipeline: Any, _step: int, _timestep: Any, state: dict[str, Any]) -> dict[str, Any]:
+        last.update(state)
+        return state
+
     generator = torch.Generator().manual_seed(fields["seed"])
     pipeline.scheduler = _scheduler(pipeline.own_config, fields["sampler"], generator)
     if type(pipeline).__name__ == "ZImagePipeline":  # it passes them as a list, which UniPC cannot multiply
         asked = {"sigmas": np.array(get_default_z_image_sigmas(fields["steps"])), **asked}
-    return pipeline(**asked, generator=generator).images[0]
+    drawn = pipeline(**asked, generator=generator, output_type="np", callback_on_step_end=note)
+    return last["latents"][0], drawn.images[0]
 
 
 def _scheduler(config: dict[str, Any], sampler: str, generator: torch.Generator) -> Any:
