@@ -163,6 +163,10 @@ class Fleet:
             del self._taking[name][worker.peer]
         for model in worker.models:
             self._knowing[model.name].pop(worker.peer, None)
+        # Its word goes with it where another has the model, which may know other files by that name.
+        left = {model.name for model in worker.models}
+        for one in {peer: one for name in left for peer, one in self._knowing[name].items()}.values():
+            self._models.update((model.name, model) for model in one.models if model.name in left)
         self.version += 1
 
     def with_model(self, model: str) -> list[Worker]:
@@ -190,11 +194,12 @@ class Fleet:
 
     def _list(self, worker: Worker, models: tuple[ModelInfo, ...]) -> None:
         before, worker.models = worker.models, models
+        said = {model.name: model for model in before}
         for model in before:
             self._knowing[model.name].pop(worker.peer, None)
         for model in models:
-            # While another worker has the model, its word stands: two that differ would change it at every beat.
-            if not self._knowing.get(model.name):
+            # Of two workers that differ the last one stands that changed its word: not each in turn, at every beat.
+            if not self._knowing.get(model.name) or said.get(model.name, model) != model:
                 self._models[model.name] = model
             self._knowing.setdefault(model.name, {})[worker.peer] = worker
         for model in before:

@@ -6,12 +6,13 @@ A worker here has room for two models of equal size, `a` and `b` in memory and `
 import itertools
 from typing import Any
 
+import msgspec
 import pytest
 from scheduler_audit import audit
 from scheduler_world import FakeFrontend, SimulatedWorker, World, model, spec
 
 from collodion.scheduler.events import Ticked
-from collodion.wire.jobs import DeadlinePolicy, JobState, Reason, Residency
+from collodion.wire.jobs import DeadlinePolicy, JobState, ModelInfo, Reason, Residency
 from collodion.wire.to_frontend import Refused
 from collodion.wire.to_scheduler import LoadModel
 from collodion.wire.to_worker import Membership, ResidencyWish
@@ -652,6 +653,34 @@ def test_the_catalogue_tells_where_every_model_is_and_when_that_changes() -> Non
     assert world.status("c").residency is Residency.RESIDENT
     assert world.client.catalogue is not None
     assert {info.name: count for info, count in world.client.catalogue.models}["c"] == 1
+
+
+def test_a_file_that_is_replaced_is_described_anew_though_other_workers_have_it_too() -> None:
+    world = Fleet()
+    workers = [world.device(), world.device()]
+    for worker in workers:
+        changed = msgspec.structs.replace(worker.models[0], default_steps=9)
+        worker.models = (changed, *worker.models[1:])
+        worker.beat()
+        world.settle()
+    assert described(world, "a").default_steps == 9
+
+
+def test_what_only_a_lost_worker_said_of_a_model_does_not_stand() -> None:
+    world = Fleet()
+    first, second = world.device(), world.device()
+    first.models = (msgspec.structs.replace(first.models[0], default_steps=9), *first.models[1:])
+    first.beat()
+    world.settle()
+    assert described(world, "a").default_steps == 9
+    first.alive = False
+    world.pass_time(5.0)
+    assert described(world, "a") == second.models[0]
+
+
+def described(world: Fleet, name: str) -> ModelInfo:
+    assert world.client.catalogue is not None
+    return next(info for info, _ in world.client.catalogue.models if info.name == name)
 
 
 def test_the_default_model_is_the_first_that_can_be_used() -> None:
