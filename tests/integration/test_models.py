@@ -49,7 +49,7 @@ def test_models_are_loaded_for_requests_and_the_one_used_longest_ago_makes_room(
         assert resident(client) == {"a", "c"}
         statuses = {model.name: model.status for model in client.models()}
     assert statuses["a"].size_bytes == 8 << 20
-    assert statuses["a"].load_s == pytest.approx(0.1, abs=0.1)
+    assert statuses["a"].load_s >= 0.1
     samples = stack.metrics("worker-0")
     assert samples['collodion_worker_model_loads_total{outcome="loaded"}'] == 3
     assert samples['collodion_worker_models{residency="resident"}'] == 2
