@@ -14,8 +14,6 @@ from collodion.worker.registry.sources import Part
 from collodion.worker.registry.vocabulary import clip_tokenizer
 from tests.unit.registry import compvis
 
-SHAPES = Path(__file__).parents[3] / "worker" / "collodion" / "worker" / "shapes"
-
 _CLIP = {
     "hidden_size": 64,
     "intermediate_size": 96,

@@ -18,7 +18,8 @@ from collodion.worker.registry import ModelUnusable, Part, modules, read_model, 
 from collodion.worker.registry.loading import load_parts
 from collodion.worker.registry.reading import finite
 from collodion.worker.registry.sharing import SharedWeights
-from tests.unit.registry.conftest import SHAPES, Tiny, make_tiny
+from tests.unit.registry.conftest import Tiny, make_tiny
+from tests.unit.registry.files_by_hand import shapes_in
 from tests.unit.registry.test_scanning import damaged
 
 CPU = torch.device("cpu")
@@ -28,8 +29,7 @@ UNET = "unet/diffusion_pytorch_model.safetensors"
 @pytest.fixture
 def shapes(tmp_path: Path) -> Path:
     """A copy of the embedded model, to be spoiled."""
-    shutil.copytree(SHAPES, tmp_path / "shapes")
-    return tmp_path / "shapes"
+    return shapes_in(tmp_path / "shapes")
 
 
 def load(folder: Path, dtype: torch.dtype = torch.float32, shared: SharedWeights | None = None) -> dict[str, Any]:

@@ -24,8 +24,8 @@ from collodion.worker.registry.headers import read_header
 from collodion.worker.registry.loading import load_parts
 from collodion.worker.registry.single_file import converted
 from tests.unit.registry import compvis
-from tests.unit.registry.conftest import SHAPES, Tiny, draw, published, texts
-from tests.unit.registry.files_by_hand import zeros
+from tests.unit.registry.conftest import Tiny, draw, published, texts
+from tests.unit.registry.files_by_hand import SHAPES, zeros
 
 CPU = torch.device("cpu")
 BASES = ["sd1", "sd2", "sdxl"]
