@@ -113,3 +113,46 @@ def test_steps_go_on_while_a_model_is_loaded_and_its_latents_join_when_it_is_the
     driver.finish()
     assert [latent.stage for latent in driver.outbox.held.latents] == [Stage.DONE] * 2
     loader.close()
+
+
+class Noting:
+    """A shelf of two models that do not fit together; notes who was loaded and closed, in order."""
+
+    def __init__(self, closing=None):
+        self.noted = []
+        self.closing = closing
+        self.loaded = threading.Semaphore(0)
+
+    def look(self):
+        return Contents(tuple(ShelvedModel(name, Simulated(name, WorkerConfig()).info, 1) for name in "ab"))
+
+    def load(self, name, progress):
+        self.noted.append(f"load {name}")
+        pipeline = Simulated(name, WorkerConfig(**FREE), 1)
+        pipeline.close = lambda: self._close(name)
+        self.loaded.release()
+        return pipeline
+
+    def _close(self, name):
+        self.noted.append(f"close {name}")
+        if self.closing is not None:
+            raise self.closing
+
+
+@pytest.mark.parametrize("closing", [None, RuntimeError("it cannot be closed")])
+def test_the_memory_of_a_model_that_left_is_given_back_before_the_next_one_is_loaded(closing, caplog):
+    due = threading.Semaphore(0)
+    shelf, models = Noting(closing), Residents(budget_bytes=1, on_due=due.release)
+    loader = Loader(shelf, models, 100.0, WorkerMetrics())
+    loader.look()
+    loader.start()
+    for number, name in enumerate("ab", start=1):
+        models.take(wish(name, number=number))
+        models.release(models.turn(()).left)  # the boundary at which the one before leaves
+        assert shelf.loaded.acquire(timeout=BOUND_S)
+        while not models.has(name):
+            assert due.acquire(timeout=BOUND_S)
+            models.turn(())
+    assert shelf.noted == ["load a", "close a", "load b"]
+    assert ("could not be closed" in caplog.text) == (closing is not None)
+    loader.close()

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 
 from collodion.process.config import ConfigError
+from collodion.worker.garbage import give_back_freed_memory
 from collodion.worker.metrics import WorkerMetrics
 from collodion.worker.residency import Residents
 from collodion.worker.shelf import NotWished, Shelf
@@ -67,7 +68,8 @@ class Loader:
 
     def _close_released(self) -> None:
         try:
-            self._models.close_released()
+            if self._models.close_released():
+                give_back_freed_memory()
         except Exception:  # foreign code: what it leaves behind is lost, and the next model is loaded all the same
             _log.exception("a model could not be closed")
 

@@ -171,8 +171,9 @@ class Residents:
         self._on_news()
         return name
 
-    def close_released(self) -> None:
-        """Closes those that have left."""
+    def close_released(self) -> int:
+        """Closes those that have left; how many."""
+        closed = 0
         while self._released:
             name, pipeline = self._released.pop()
             try:
@@ -180,6 +181,8 @@ class Residents:
             finally:
                 with self._changed:
                     self._leaving.pop(name, None)
+            closed += 1
+        return closed
 
     def progressed(self, name: str, done: float) -> None:
         """So much of it is loaded, 0 to 1. Raises NotWished."""
