@@ -6,8 +6,8 @@
 2. Who waited longer than the patience goes before everything that can spare it, even then. So nothing starves while there is time to
    spare. Where nothing is promised only so few of them run then that an evaluation stays short.
 3. The least rank first. One whose batch key is another than the leader's is put in line too, and leads when those before it are done.
-4. A latent whose costs are unknown can be in no plan. It runs blind, when the line is empty, and its costs are learned; while the line
-   is never empty it waits, whatever its patience.
+4. A latent whose costs are unknown can be in no plan. It runs blind, when the line is empty, and its costs are learned. If that does not
+   happen by itself, one worker makes way for it: nothing new comes into its line until that is empty.
 """
 
 from collections import deque
@@ -24,6 +24,9 @@ from collodion.wire.jobs import Stage
 _BUSY_S = 10.0
 _TURNED_AWAY = 3
 """So many jobs that could not be promised within so long, and more of them are expected."""
+
+_UNKNOWN_S = 30.0
+"""The longest patience of what has unknown costs: every model and size is new once, and can be promised nothing until it ran."""
 
 _AGAIN_S = 1.0
 """How often it is tried to let one go before promises that waited too long."""
@@ -57,6 +60,10 @@ class Fillers:
     def join(self, plan: WorkerPlan, first: Latent, takes: int, now: float) -> float | None:
         """Lets fillers into the line, `first` being the least of them; when time alone lets more of them in (Unix seconds)."""
         impatient = first.job.created + self._patience_s
+        if plan.tasks and plan.costs.of(first.key) is None:
+            impatient = min(impatient, first.job.created + _UNKNOWN_S)
+            if now >= impatient and self._makes_way(plan):
+                return None
         if now < impatient and first.job.promise is None and self.busy(now):
             return min(impatient, self._turned_away[0] + _BUSY_S)
         if plan.keeps_promises and now >= impatient:
@@ -80,6 +87,11 @@ class Fillers:
                 else:
                     task.squeezed_in = False
                 return
+
+    def _makes_way(self, plan: WorkerPlan) -> bool:
+        """One worker at a time does."""
+        plan.makes_way = all(not other.makes_way for other in self._planner.plans.values() if other is not plan)
+        return plan.makes_way
 
     def blind(self, plan: WorkerPlan, first: Latent, takes: int) -> list[Latent]:
         """What runs while the line is empty and what `first` costs is unknown."""

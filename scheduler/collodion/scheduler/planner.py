@@ -184,6 +184,8 @@ class Planner:
         """The plan's line with these latents in it, without its fillers if need be; None if a promise would break."""
         names = {latent.id for latent in latents}
         line = [task for task in plan.position.order if task.latent.id not in names]
+        if plan.makes_way and any(latent.planned != plan.worker.peer for latent in latents):
+            return None
         if not plan.has_space(sum(plan.worker.peer not in (latent.worker, latent.planned) for latent in latents)):
             return None
         tasks = tuple(self.task(plan, latent, promised) for latent in latents)

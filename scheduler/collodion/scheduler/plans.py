@@ -81,7 +81,7 @@ class WorkerCosts:
 
 
 class WorkerPlan:
-    """One worker's line, and the tasks that are on their way."""
+    """One worker's line, and the tasks that are on their way. `makes_way`: nothing new is to come into it until it is empty."""
 
     def __init__(self, worker: Worker, costs: WorkerCosts, now: float) -> None:
         self.worker = worker
@@ -91,7 +91,7 @@ class WorkerPlan:
         self._aside: dict[LatentId, Task] = {}
         self.spare_s = NEVER
         self.end = now
-        self.full = False
+        self.full = self.makes_way = False
         self._sent_to_idle = False
         self._drift_s = 0.0
         self._strides: deque[Stride] = deque(maxlen=_STRIDES)

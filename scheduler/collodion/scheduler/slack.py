@@ -77,6 +77,7 @@ class Slack:
         plan = self.planner.plan(worker, now)
         self._check(plan)
         self.fillers.hurry(plan, now)
+        plan.makes_way = False
         takes = min(worker.room - plan.coming, share)
         first = self.fillers.first(worker, takes)
         wake = self.fillers.join(plan, first, takes, now) if first is not None else None

@@ -727,3 +727,22 @@ def test_two_models_take_turns_in_step_batches_of_their_own() -> None:
     assert all(len(names) == 1 for names in models)
     memberships = [c.message for c in world.commands if isinstance(getattr(c, "message", None), Membership)]
     assert memberships
+
+
+@pytest.mark.parametrize("policy", [DeadlinePolicy.BEST_EFFORT, DeadlinePolicy.REFUSE])
+def test_a_size_of_unknown_cost_has_its_turn_among_promises_without_end(policy: DeadlinePolicy) -> None:
+    bounds = {"max_jobs_per_tenant": 10_000, "max_jobs": 10_000, "max_queue_s_per_tenant": 1e9, "max_queue_s": 1e9}
+    world = primed(patience_s=10.0, **bounds)
+    world.audited = False  # what an audit of thousands of refused jobs costs has nothing to do with it
+    world.device(room=2, on_disk="c", max_resident=64)
+    call = 0
+    for turn in range(600):
+        world.client.submit(spec(model="a", steps=12, slo_s=5, deadline_policy=policy))
+        if turn == 50:
+            call = world.client.submit(spec(model="b", width=128, steps=4, tier="batch"))
+        world.settle()
+        world.step(2)
+        world.pass_time(0.05)
+        if call and world.ended(call):
+            return
+    raise AssertionError("it never ran")
