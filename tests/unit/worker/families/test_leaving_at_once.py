@@ -20,9 +20,7 @@ def without_collections():
 
 
 @pytest.mark.usefixtures("without_collections")
-@pytest.mark.parametrize(
-    "family", ["sd1", "sdxl", "sd35", "flux_dev", "qwen_image", "z_image"]
-)
+@pytest.mark.parametrize("family", ["sd1", "sdxl", "sd35", "flux_dev", "qwen_image", "z_image"])
 def test_a_closed_model_leaves_no_weights_behind(family, family_folder):
     config = WorkerConfig(models=(f"tiny={family_folder(family)}",), device="cpu", threads=1)
     model = load_models(config)[1]["tiny"]
