@@ -50,9 +50,9 @@ def _start_long_job(client: Client) -> str:
 
 def _figures(server: Server, step_s: float) -> dict[str, float]:
     lines = list(server.lines())
-    arrived = _times(lines, "accepted a job")
-    began = _times(lines, "first evaluation")
-    encoding, encoded = _times(lines, "encoding"), _times(lines, "encoded")
+    arrived = times(lines, "accepted a job")
+    began = times(lines, "first evaluation")
+    encoding, encoded = times(lines, "encoding"), times(lines, "encoded")
     # Odd jobs after the warm-up are the short ones.
     short = sorted(arrived, key=arrived.__getitem__)[2::2]
     short = [job for job in short if job in began]
@@ -70,14 +70,15 @@ def _figures(server: Server, step_s: float) -> dict[str, float]:
     }
 
 
-def _times(lines: list[dict[str, Any]], message: str) -> dict[str, float]:
-    times: dict[str, float] = {}
+def times(lines: list[dict[str, Any]], message: str) -> dict[str, float]:
+    """When each job had its line with this message first (Unix seconds)."""
+    found: dict[str, float] = {}
     for line in lines:
         if line["message"] == message:
             moment = datetime.datetime.fromisoformat(line["time"]).timestamp()
             for job in line.get("jobs") or [line["job"]]:
-                times.setdefault(job, moment)
-    return times
+                found.setdefault(job, moment)
+    return found
 
 
 if __name__ == "__main__":
