@@ -11,6 +11,7 @@ import pytest
 from scheduler_audit import audit
 from scheduler_world import FakeFrontend, SimulatedWorker, World, model, spec
 
+from collodion.scheduler.config import PolicyName
 from collodion.scheduler.events import Ticked
 from collodion.wire.jobs import DeadlinePolicy, JobState, ModelInfo, Reason, Residency
 from collodion.wire.to_frontend import Refused
@@ -746,3 +747,13 @@ def test_a_size_of_unknown_cost_has_its_turn_among_promises_without_end(policy: 
         if call and world.ended(call):
             return
     raise AssertionError("it never ran")
+
+
+@pytest.mark.parametrize("policy", PolicyName)
+def test_under_every_policy_models_are_loaded_and_make_way(policy: PolicyName) -> None:
+    world = Fleet(policy=policy, static_timeout_s=0.0)
+    worker = world.device(room=1, on_disk="bc")
+    calls = [world.ask(name, images=2, steps=3, tier="batch") for name in "abcab"]
+    world.finish(*calls)
+    assert all(world.ended(call).state is JobState.FINISHED for call in calls)
+    assert set(worker.loads) == {"b", "c"} | ({"a"} & set(worker.loads))

@@ -1,6 +1,8 @@
 """Which models are loaded next, come in and leave: the records, without threads or weights."""
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from collodion.wire.jobs import ModelInfo, Residency
 from collodion.wire.to_worker import ResidencyWish
@@ -230,3 +232,33 @@ def test_only_news_raise_the_version(models):
 def test_a_loader_that_waits_is_let_go_at_the_end(models):
     models.close()
     assert models.next() is None
+
+
+_WISHES = st.lists(st.sampled_from("abcd"), max_size=3, unique=True)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.lists(st.tuples(_WISHES, st.sets(st.sampled_from("abcd")), st.integers(0, 3)), max_size=12))
+def test_whatever_is_wished_for_comes_and_nothing_goes_that_is_needed(rounds):
+    """Each round a wish that fits, models that latents are held of, and so many boundaries, with a load wherever one is due."""
+    models = Driven(budget_bytes=3 * MIB)
+    models.shelve(shelved(*"abcd"))
+    wished = []
+    for number, (names, needed, boundaries) in enumerate(rounds, start=1):
+        wished = names
+        models.take(wish(*names, number=number))
+        for _ in range(boundaries):
+            there = {name for name in "abcd" if models.has(name)}
+            turn = models.turn(needed)
+            assert not {name for name, _ in turn.left} & needed & there
+            models.release(turn.left)
+            models.close_released()
+            if (name := models.due()) is not None:
+                models.load(name)
+            taken = [name for name, where in models.where().items() if where is not Residency.ON_DISK]
+            assert len(taken) <= 3
+    for _ in range(8):  # nobody needs anything any more
+        models.leave()
+        if (name := models.due()) is not None:
+            models.load(name)
+    assert {name for name in "abcd" if models.has(name)} == ({*wished} if rounds else set())
