@@ -38,7 +38,8 @@ _log = logging.getLogger(__name__)
 
 _LONGEST_LAST_CALL_S = 5.0
 # A thread that waits for the interpreter gets it after this long. A step asks for it a thousand times: with Python's 5 ms nothing would
-# go on while a model is built on another thread, with 0.5 ms a step takes 2.7 times as long then, with this twice (`benchmarks/models.py`).
+# go on while a model is built on another thread, with 0.5 ms a step takes 2.7 times as long then, with this twice
+# (`benchmarks/many_models.py`).
 _SWITCH_INTERVAL_S = 0.00005
 
 

@@ -89,7 +89,7 @@ def main() -> None:
         }
         figures["two models in turns"] = _in_turns()
         figures["memory of the worker, MiB"] = _memory(shelf)
-    report("models", figures, arguments.json)
+    report("many_models", figures, arguments.json)
 
 
 # ------------------------------------------------------------------ cold and warm
