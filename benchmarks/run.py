@@ -5,7 +5,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHMARKS = ("step_gap", "join", "frontend_events", "sampler_update", "scheduler_cpu", "memory", "adapters", "many_models")
+BENCHMARKS = (
+    "step_gap",
+    "join",
+    "frontend_events",
+    "sampler_update",
+    "scheduler_cpu",
+    "memory",
+    "adapters",
+    "many_models",
+)
 
 
 def main() -> int:
