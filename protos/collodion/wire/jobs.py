@@ -134,6 +134,7 @@ class Parameters(Message, frozen=True):
     """What determines the pictures of a job; every default is filled in by the frontend.
 
     `init_image` and `mask_image` are keys of the artifact store, empty for none; `strength` says how far to depart from the former.
+    `step_cache` is the largest relative change of the model's first block for which the other blocks' last output is used again; 0: never.
     """
 
     model: str
@@ -153,6 +154,7 @@ class Parameters(Message, frozen=True):
     init_image: str = ""
     mask_image: str = ""
     strength: float = 1.0
+    step_cache: float = 0.0
 
     @property
     def skipped_steps(self) -> int:
@@ -234,8 +236,8 @@ class ModelInfo(Message, frozen=True):
 
     `guided_rows` is how many rows of a model call a latent with guidance takes; one without takes one. `evaluations` says
     for samplers that do not make one model call a step how many they make: for n steps, n times the first, plus the second.
-    `base` is the architecture that its adapters are made for, empty if it has no name. `init_images`, `masks`, `loras` and
-    `weighted_prompts` say what a request may ask of it.
+    `base` is the architecture that its adapters are made for, empty if it has no name. `init_images`, `masks`, `loras`,
+    `weighted_prompts` and `step_cache` say what a request may ask of it.
     """
 
     name: str
@@ -261,6 +263,7 @@ class ModelInfo(Message, frozen=True):
     masks: bool = False
     loras: bool = False
     weighted_prompts: bool = False
+    step_cache: bool = False
 
     def evaluations_of(self, parameters: Parameters) -> int:
         """How many model calls a latent of these parameters takes."""
@@ -272,11 +275,22 @@ class ModelInfo(Message, frozen=True):
         return self.guided_rows if parameters.guided else 1
 
 
+class Optimization(Message, frozen=True):
+    """What became of one setting of `optimize`: its name, the value that is in force, and what that changed, for a person.
+
+    For example ("attention", "xformers", "32 of 32 attentions; at most 3e-04 from SDPA").
+    """
+
+    name: str
+    value: str
+    detail: str = ""
+
+
 class ModelStatus(Message, frozen=True):
     """Where a model is. `size_bytes` is what it takes of the device's memory, or will take; `progress` of its loading is 0 to 1.
 
     `reason` is why it failed to load. `pinned`: it stays in memory until it is unloaded by name. `load_s` is how long loading it
-    takes (seconds), None while nobody knows.
+    takes (seconds), None while nobody knows. `optimizations` are those of a resident model.
     """
 
     name: str
@@ -286,6 +300,7 @@ class ModelStatus(Message, frozen=True):
     reason: str = ""
     pinned: bool = False
     load_s: float | None = None
+    optimizations: tuple[Optimization, ...] = ()
 
 
 class AdapterInfo(Message, frozen=True):

@@ -1,0 +1,35 @@
+"""Whoever is told what the fast engine did: the worker's metrics, or nobody."""
+
+from typing import Protocol
+
+
+class Observer(Protocol):
+    """For one model. Any thread."""
+
+    def fell_back(self, reason: str) -> None:
+        """A call ran eagerly though it should not have. reason: one of a few words, such as "not_captured"."""
+
+    def made_ready(self, what: str, seconds: float) -> None:
+        """Shapes were made ready: "compiled" or "captured"."""
+
+    def recompiled(self) -> None:
+        """Something was compiled after its model was made ready."""
+
+    def reused(self, evaluations: int) -> None:
+        """So many latents took their deep blocks' output from their step cache."""
+
+
+class Unobserved:
+    """Tells nobody."""
+
+    def fell_back(self, reason: str) -> None:
+        """See Observer."""
+
+    def made_ready(self, what: str, seconds: float) -> None:
+        """See Observer."""
+
+    def recompiled(self) -> None:
+        """See Observer."""
+
+    def reused(self, evaluations: int) -> None:
+        """See Observer."""
