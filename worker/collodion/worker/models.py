@@ -12,6 +12,7 @@ from pathlib import Path
 
 from collodion.process.config import ConfigError
 from collodion.worker.config import WorkerConfig
+from collodion.worker.optimize.observer import ObserverFor, unobserved
 from collodion.worker.pipeline import AnyPipeline
 from collodion.worker.registry.errors import ModelUnusable
 from collodion.worker.residency import Residents
@@ -31,8 +32,11 @@ class Library:
     budget_bytes: int
 
 
-def open_library(config: WorkerConfig) -> Library:
-    """Raises ConfigError: a model is named twice, or is none of what we know; none is named; the device is not there."""
+def open_library(config: WorkerConfig, observer_for: ObserverFor = unobserved) -> Library:
+    """observer_for: whom a model that is loaded tells what its fast engine did.
+
+    Raises ConfigError: a model is named twice, or is none of what we know; none is named; the device is not there.
+    """
     pinned, others = _sources(config.models), _sources(config.on_demand)
     sources = {**pinned, **others}
     if len(sources) != len(config.models) + len(config.on_demand):
@@ -55,7 +59,7 @@ def open_library(config: WorkerConfig) -> Library:
     from collodion.worker.families.memory import room_for_models
 
     device = choose_device(config)
-    shelves.append(DiskShelf(folders, config, device))
+    shelves.append(DiskShelf(folders, config, device, observer_for))
     return Library(str(device.place), Shelves(shelves), tuple(pinned), room_for_models(config, device))
 
 

@@ -10,6 +10,7 @@ from collodion.worker.config import WorkerConfig
 from collodion.worker.families.adapter_files import AdapterFiles
 from collodion.worker.families.device import Device
 from collodion.worker.families.loading import Loading
+from collodion.worker.optimize.observer import ObserverFor, unobserved
 from collodion.worker.pipeline import AnyPipeline
 from collodion.worker.registry import AdapterSource, ModelSource, ModelUnusable, Registry, read_model, scan
 from collodion.worker.shelf import Contents, Progress, ShelvedModel
@@ -20,14 +21,20 @@ _log = logging.getLogger(__name__)
 
 
 class DiskShelf:
-    """See Shelf. Of two models with one name that of the settings counts."""
+    """See Shelf. Of two models with one name that of the settings counts. observer_for: see Loading."""
 
-    def __init__(self, folders: Mapping[str, Path], config: WorkerConfig, device: Device) -> None:
+    def __init__(
+        self,
+        folders: Mapping[str, Path],
+        config: WorkerConfig,
+        device: Device,
+        observer_for: ObserverFor = unobserved,
+    ) -> None:
         self._folders = folders
         self._directory = config.models_dir
         self._number_bytes = device.dtype.itemsize
         self._adapters = AdapterFiles()
-        self._loading = Loading(config, device, self._adapters)
+        self._loading = Loading(config, device, self._adapters, observer_for)
         self._registry: Registry | None = None
         self._sources: dict[str, ModelSource] = {}
         self._described: dict[str, tuple[ModelSource, ShelvedModel]] = {}

@@ -16,6 +16,7 @@ from collodion.worker.families.catalog import architecture_of
 from collodion.worker.families.device import Device
 from collodion.worker.families.latent_diffusion import LatentDiffusion
 from collodion.worker.families.model_info import describe
+from collodion.worker.optimize.observer import ObserverFor, unobserved
 from collodion.worker.registry import ModelSource, ModelUnusable, configs_of
 from collodion.worker.registry.loading import load_parts
 from collodion.worker.registry.modules import quieten
@@ -26,14 +27,18 @@ from collodion.worker.uploads import Uploads
 class Loading:
     """Describes and loads models for one device. Any thread but the device's.
 
-    adapters: those that requests may name. Whatever is wrong with a model is ModelUnusable, a sentence that names its file.
+    adapters: those that requests may name. observer_for: whom a model that was loaded tells what its fast engine did. Whatever is wrong
+    with a model is ModelUnusable, a sentence that names its file.
     """
 
-    def __init__(self, config: WorkerConfig, device: Device, adapters: AdapterFiles) -> None:
+    def __init__(
+        self, config: WorkerConfig, device: Device, adapters: AdapterFiles, observer_for: ObserverFor = unobserved
+    ) -> None:
         quieten()
         self._config = config
         self._device = device
         self._adapters = adapters
+        self._observer_for = observer_for
         self._uploads = Uploads(DirectoryStore(config.artifacts))
         self._shared = SharedWeights()
 

@@ -1,5 +1,6 @@
 """Whoever is told what the fast engine did: the worker's metrics, or nobody."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 
@@ -33,3 +34,12 @@ class Unobserved:
 
     def reused(self, evaluations: int) -> None:
         """See Observer."""
+
+
+ObserverFor = Callable[[str], Observer]
+"""The observer of the model that has this name."""
+
+
+def unobserved(_: str) -> Observer:
+    """An ObserverFor that tells nobody of any model."""
+    return Unobserved()
