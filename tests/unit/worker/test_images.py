@@ -82,6 +82,16 @@ def test_a_file_says_which_adapters_and_which_picture_it_was_drawn_with(output_f
     assert said.keys() <= {field.name for field in job_pb2.Parameters.DESCRIPTOR.fields}
 
 
+@pytest.mark.parametrize("output_format", OutputFormat)
+def test_a_file_says_which_step_cache_it_was_drawn_with_and_nothing_of_one_that_was_off(output_format):
+    text, data = metadata(encode(PICTURE, parameters(output_format=output_format, step_cache=0.15)))
+    assert ", Model: shapes, Step cache: 0.15, Version: collodion" in text
+    assert json.loads(data)["step_cache"] == 0.15
+    text, data = metadata(encode(PICTURE, parameters(output_format=output_format)))
+    assert "Step cache" not in text
+    assert "step_cache" not in json.loads(data)
+
+
 def test_a_png_is_lossless_and_of_the_pictures_size():
     image = Image.open(io.BytesIO(encode(PICTURE, parameters())))
     assert (np.asarray(image) == PICTURE).all()

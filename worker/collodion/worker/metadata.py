@@ -35,6 +35,8 @@ def as_text(parameters: Parameters) -> str:
     }
     if parameters.init_image:
         settings["Denoising strength"] = f"{parameters.strength:g}"
+    if parameters.step_cache:
+        settings["Step cache"] = f"{parameters.step_cache:g}"
     settings["Version"] = "collodion"
     lines = [parameters.prompt + "".join(f" <lora:{lora.name}:{lora.scale:g}>" for lora in parameters.loras)]
     if parameters.negative_prompt:
@@ -44,9 +46,11 @@ def as_text(parameters: Parameters) -> str:
 
 
 def as_json(parameters: Parameters) -> str:
-    """Every field by the name that requests have for it; those of adapters and of what it began from only if it has any."""
+    """Every field by the name that requests have for it; of adapters, a picture to begin from and a step cache only if it has one."""
     fields = {name: getattr(parameters, name) for name in parameters.__struct_fields__}
     loras, strength = fields.pop("loras"), fields.pop("strength")
+    if not parameters.step_cache:
+        del fields["step_cache"]
     if loras:
         fields["loras"] = [{"name": lora.name, "scale": lora.scale} for lora in loras]
     for name in ("init_image", "mask_image"):

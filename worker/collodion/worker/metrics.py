@@ -9,6 +9,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from collodion.process.metrics import new_registry
 from collodion.wire.jobs import ModelStatus, Reason, Residency, Stage
 from collodion.worker.holdings import Held
+from collodion.worker.optimize.observer import Observer
 from collodion.worker.outbox import Sample
 
 _log = logging.getLogger(__name__)
@@ -55,6 +56,20 @@ class WorkerMetrics:
             "model_loads", "Models loaded, by outcome: loaded, failed, broken_off.", "outcome"
         )
         self.model_load_seconds = self._histogram("model_load_seconds", "Seconds to load a model.", _LOADS, "model")
+        self.eager_fallbacks = self._counter(
+            "eager_fallbacks",
+            "Calls that ran eagerly though the settings ask for compiled or captured ones.",
+            "model",
+            "reason",
+        )
+        self.made_ready = self._counter("made_ready", "Shapes made ready: compiled, captured.", "model", "what")
+        self.made_ready_seconds = self._counter("made_ready_seconds", "Seconds that this took.", "model", "what")
+        self.recompilations = self._counter(
+            "recompilations", "Compilations after a model was made ready: a defect.", "model"
+        )
+        self.reused_evaluations = self._counter(
+            "reused_evaluations", "Evaluations that used a step cache instead of the model's deep blocks.", "model"
+        )
         self._models = Gauge(
             "collodion_worker_models", "Models known, by where they are.", ["residency"], registry=self.registry
         )
@@ -84,6 +99,10 @@ class WorkerMetrics:
             lambda: float(sum(one.size_bytes for one in statuses() if one.residency is Residency.RESIDENT))
         )
 
+    def observer(self, model: str, on_ready: Callable[[], None] = lambda: None) -> Observer:
+        """Who counts what the fast engine of a model does. on_ready is called whenever something was made ready, on that thread."""
+        return _Counting(self, model, on_ready)
+
     def loaded(self, model: str, load_s: float) -> None:
         """Notes that a model was loaded."""
         self.model_loads.labels("loaded").inc()
@@ -109,6 +128,36 @@ class WorkerMetrics:
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
         return Histogram(f"collodion_worker_{name}", text, labels, buckets=buckets, registry=self.registry)
+
+
+class _Counting:
+    """Counts for one model. It may be told something at every step: what has but one label is found once."""
+
+    def __init__(self, metrics: WorkerMetrics, model: str, on_ready: Callable[[], None]) -> None:
+        self._metrics = metrics
+        self._model = model
+        self._on_ready = on_ready
+        # From here on, as 0: what is counted for the first time would be no increase otherwise, and raise no alert.
+        self._recompilations = metrics.recompilations.labels(model)
+        self._reused = metrics.reused_evaluations.labels(model)
+
+    def fell_back(self, reason: str) -> None:
+        """See Observer."""
+        self._metrics.eager_fallbacks.labels(self._model, reason).inc()
+
+    def made_ready(self, what: str, seconds: float) -> None:
+        """See Observer."""
+        self._metrics.made_ready.labels(self._model, what).inc()
+        self._metrics.made_ready_seconds.labels(self._model, what).inc(seconds)
+        self._on_ready()
+
+    def recompiled(self) -> None:
+        """See Observer."""
+        self._recompilations.inc()
+
+    def reused(self, evaluations: int) -> None:
+        """See Observer."""
+        self._reused.inc(evaluations)
 
 
 def _count(held: Callable[[], Held], stage: Stage) -> float:

@@ -16,7 +16,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from collodion.wire.jobs import Failure, ModelInfo, Parameters
+from collodion.wire.jobs import Failure, ModelInfo, Optimization, Parameters
 from collodion.worker.timing import Span
 
 Picture = NDArray[np.uint8]
@@ -82,6 +82,10 @@ class Pipeline(Protocol[PlanT, ConditioningT, StateT]):
     @property
     def weight_bytes(self) -> int:
         """Device memory that it takes by being loaded."""
+
+    @property
+    def optimizations(self) -> tuple[Optimization, ...]:
+        """What makes it fast, as it is now: what is made ready in the background may add to it. Asked on any thread; waits for nothing."""
 
     def close(self) -> None:
         """Gives that memory back, on the thread that loads. No latent of it is left and nothing is under way; `prepare` and `preview` may

@@ -28,6 +28,7 @@ from collodion.worker.link import Link
 from collodion.worker.loader import Loader
 from collodion.worker.metrics import WorkerMetrics
 from collodion.worker.models import keep_pinned, open_library
+from collodion.worker.optimize.observer import Observer
 from collodion.worker.outbox import Outbox
 from collodion.worker.preparing import Preparer
 from collodion.worker.preview import PreviewMaker
@@ -49,9 +50,9 @@ class Worker:
     def __init__(self, config: WorkerConfig, on_loaded: Callable[[], None] = lambda: None) -> None:
         self.config = config
         self.incarnation = uuid.uuid4().hex
-        library = open_library(config)
-        self.device = library.device
         self.metrics = WorkerMetrics()
+        library = open_library(config, self._observer)
+        self.device = library.device
         self.outbox = Outbox()
         inbox = Inbox(self.incarnation)
         self.models = Residents(
@@ -118,6 +119,10 @@ class Worker:
     def end(self) -> None:
         """Ends `run`. May be called from a signal handler."""
         os.write(self._ender, b"!")
+
+    def _observer(self, model: str) -> Observer:
+        """What is made ready of a model is counted, and told to the scheduler."""
+        return self.metrics.observer(model, lambda: self.models.note_optimizations(model))
 
     def _thread(self, name: str, work: Callable[[], None]) -> threading.Thread:
         def run() -> None:

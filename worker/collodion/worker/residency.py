@@ -132,6 +132,14 @@ class Residents:
                 wish.number if wish is not None else 0,
             )
 
+    def note_optimizations(self, name: str) -> None:
+        """What makes the model fast has changed: it is told, if it is resident."""
+        with self._changed:
+            if name not in self._resident:
+                return
+            self.version += 1
+        self._on_news()
+
     def close(self) -> None:
         """Nothing is loaded any more."""
         with self._changed:
@@ -281,9 +289,9 @@ class Residents:
         return self._shelved[name].info
 
     def _status(self, name: str) -> ModelStatus:
-        shelved = self._shelved.get(name)
+        shelved, pipeline = self._shelved.get(name), self._resident.get(name)
         residency, progress, reason = Residency.ON_DISK, 0.0, ""
-        if name in self._resident:
+        if pipeline is not None:
             residency = Residency.RESIDENT
         elif name in self._arrivals:
             residency, progress = Residency.LOADING, 1.0
@@ -299,4 +307,5 @@ class Residents:
             reason=reason,
             pinned=name in self._pinned,
             load_s=self._load_s.get(name),
+            optimizations=pipeline.optimizations if pipeline is not None else (),
         )

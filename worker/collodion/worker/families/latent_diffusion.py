@@ -15,7 +15,7 @@ from functools import partial
 
 import torch
 
-from collodion.wire.jobs import ModelInfo, Parameters
+from collodion.wire.jobs import ModelInfo, Optimization, Parameters
 from collodion.worker.adapters.adapters import AdapterBudgets, Adapters
 from collodion.worker.config import WorkerConfig
 from collodion.worker.families.adapter_files import AdapterFiles
@@ -36,6 +36,8 @@ from collodion.worker.uploads import Uploads
 
 class LatentDiffusion:
     """See the module, and Pipeline for what each method promises."""
+
+    optimizations: tuple[Optimization, ...] = ()
 
     def __init__(
         self,

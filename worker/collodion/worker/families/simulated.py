@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from collodion.process.config import ConfigError
 from collodion.wire.artifacts import DirectoryStore
-from collodion.wire.jobs import Failure, ModelInfo, Parameters, Reason
+from collodion.wire.jobs import Failure, ModelInfo, Optimization, Parameters, Reason
 from collodion.worker.config import WorkerConfig
 from collodion.worker.families.simulated_pictures import Scene, draw, sketch
 from collodion.worker.pipeline import Decoded, Encoded, LatentRefused, Picture, Plan, Stepped
@@ -87,6 +87,7 @@ class Simulated:
     """See the module."""
 
     run_ahead = 0
+    optimizations: tuple[Optimization, ...] = ()
 
     def __init__(self, name: str, config: WorkerConfig, weight_bytes: int = 0) -> None:
         self.weight_bytes = weight_bytes
