@@ -9,17 +9,21 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
 from collodion.wire.jobs import Parameters, PromptSyntax
 from collodion.worker.adapters.loaded import Use
 from collodion.worker.families.vae import Vae
+from collodion.worker.optimize.errors import Unsuitable
 from collodion.worker.prompting.embeddings import Embedding
 from collodion.worker.prompting.prompter import Around
 from collodion.worker.prompting.reading import ReadPrompt
 from collodion.worker.sampling.timetable import OWN, Timetable
+
+if TYPE_CHECKING:
+    from collodion.worker.step_cache.parts import Parts
 
 Texts = Mapping[str, torch.Tensor]
 """What the text encoders made of one prompt."""
@@ -98,8 +102,9 @@ class Architecture(ABC):
     """One architecture around one loaded diffusers pipeline. `denoiser` is the part that is called at every step.
 
     `spared` are parts of the pipeline that a model may come without. `gpu_dtype`: what it computes in on a GPU, unless the settings name
-    a precision. `noise_dtype`: what a latent's noise is drawn in, if not in that. `unadapted` are beginnings of paths
-    ("transformer.cap_embedder") of modules that are not called row by row.
+    a precision. `step_cache`: whether it has `parts`. `noise_dtype`: what a latent's noise is drawn in, if not in that. `unadapted` are
+    beginnings of paths ("transformer.cap_embedder") of modules that are not called row by row. `any_lengths`: prompts have any number of
+    tokens, and `predict` takes a mask for them. `ragged`: it takes no mask, but each row's text as long as it is.
     """
 
     family: ClassVar[str]
@@ -111,7 +116,10 @@ class Architecture(ABC):
     unadapted: ClassVar[tuple[str, ...]] = ()
     spared: ClassVar[tuple[str, ...]] = ()
     gpu_dtype: ClassVar[torch.dtype] = torch.float16
+    step_cache: ClassVar[bool] = False
     noise_dtype: ClassVar[torch.dtype | None] = None
+    any_lengths: ClassVar[bool] = False
+    ragged: ClassVar[bool] = False
 
     def __init__(self, pipeline: Any) -> None:
         self.pipeline = pipeline
@@ -157,8 +165,21 @@ class Architecture(ABC):
         """The texts of these prompts. `rows`: how many prompts are encoded at least, so that the kernels that run are always the same."""
 
     @abstractmethod
+    def call(self, rows: Rows) -> dict[str, Any]:
+        """What the denoiser is called with, by the names of its parameters."""
+
+    def answer(self, output: Any, rows: Rows) -> torch.Tensor:  # noqa: ARG002 - for those whose denoiser sees latents in another shape
+        """What the denoiser returned, as the scheduler wants it: (rows, C, H, W)."""
+        answer: torch.Tensor = output
+        return answer
+
     def predict(self, rows: Rows) -> torch.Tensor:
         """The model's output as its scheduler wants it: (rows, C, H, W)."""
+        return self.answer(self.denoiser(**self.call(rows), return_dict=False)[0], rows)
+
+    def parts(self) -> "Parts[Any]":
+        """The denoiser in three, of which step caches leave one out. Raises Unsuitable if it cannot be had so."""
+        raise Unsuitable(f"no parts of a {self.family} model are known that could be left out")
 
     def guide(self, prompted: torch.Tensor, negative: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
         """Classifier-free guidance (Ho and Salimans 2022, equation 6, as diffusers counts its scale).
@@ -168,13 +189,17 @@ class Architecture(ABC):
         return negative + scales * (prompted - negative)
 
 
-def collate(texts: Sequence[Texts], size: int) -> dict[str, torch.Tensor]:
-    """The texts of `size` rows, zeros behind the last; what differs in its first axis is padded with zeros and gets a bool mask."""
+def collate(texts: Sequence[Texts], size: int, multiple: int = 0) -> dict[str, torch.Tensor]:
+    """The texts of `size` rows, zeros behind the last; what differs in its first axis is padded with zeros and gets a bool mask.
+
+    multiple: of tokens, to which all are padded, so that their shapes are few; they have a mask then, whatever their lengths.
+    """
     collated: dict[str, torch.Tensor] = {}
     for name in texts[0]:
         tensors = [text[name] for text in texts]
         longest = max(len(tensor) for tensor in tensors)
-        if tensors[0].dim() > 1 and any(len(tensor) < longest for tensor in tensors):
+        longest = -(-longest // multiple) * multiple if multiple else longest
+        if tensors[0].dim() > 1 and (multiple or any(len(tensor) < longest for tensor in tensors)):
             ones = [torch.ones(len(tensor), dtype=torch.bool, device=tensor.device) for tensor in tensors]
             collated[name + MASK] = pad(torch.stack([pad(one, longest) for one in ones]), size)
             tensors = [pad(tensor, longest) for tensor in tensors]

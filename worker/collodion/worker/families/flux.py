@@ -18,6 +18,7 @@ from collodion.worker.families.plain_prompts import BatchedPrompts
 from collodion.worker.families.text_window import TextWindow
 from collodion.worker.families.vae import spatial_factor
 from collodion.worker.sampling.timetable import Timetable, even_sigmas, shift_for
+from collodion.worker.step_cache.stream_parts import FluxParts
 
 _TOKENS = 512  # of T5
 _PATCH = 2  # latent pixels on a token's side
@@ -35,6 +36,7 @@ class Flux(BatchedPrompts):
     negative_prompts: ClassVar[bool] = False
     # In float16 it overflows, of which diffusers clips what it can, and T5 fails on some GPUs.
     gpu_dtype: ClassVar[torch.dtype] = torch.bfloat16
+    step_cache: ClassVar[bool] = True
 
     def __init__(self, pipeline: Any) -> None:
         super().__init__(pipeline)
@@ -100,21 +102,27 @@ class Flux(BatchedPrompts):
         )
         return [{"states": one, "pooled": other} for one, other in zip(states, pooled, strict=True)]
 
-    def predict(self, rows: Rows) -> torch.Tensor:
+    def call(self, rows: Rows) -> dict[str, Any]:
         """See Architecture."""
         height, width = rows.inputs.shape[2:]
         dtype, states = rows.inputs.dtype, rows.texts["states"]
-        predicted = self.denoiser(
-            self.pipeline._pack_latents(rows.inputs, *rows.inputs.shape),
-            timestep=rows.timesteps.to(dtype) / _TRAIN_TIMESTEPS,
-            guidance=rows.guidance if self._takes_guidance else None,
-            encoder_hidden_states=states,
-            pooled_projections=rows.texts["pooled"],
-            txt_ids=states.new_zeros(states.shape[1], 3),
-            img_ids=_positions(height // _PATCH, width // _PATCH, rows.inputs.device).to(dtype),
-            return_dict=False,
-        )[0]
-        return self._unpacked(predicted, height, width)
+        return {
+            "hidden_states": self.pipeline._pack_latents(rows.inputs, *rows.inputs.shape),
+            "timestep": rows.timesteps.to(dtype) / _TRAIN_TIMESTEPS,
+            "guidance": rows.guidance if self._takes_guidance else None,
+            "encoder_hidden_states": states,
+            "pooled_projections": rows.texts["pooled"],
+            "txt_ids": states.new_zeros(states.shape[1], 3),
+            "img_ids": _positions(height // _PATCH, width // _PATCH, rows.inputs.device).to(dtype),
+        }
+
+    def answer(self, output: Any, rows: Rows) -> torch.Tensor:
+        """See Architecture."""
+        return self._unpacked(output, *rows.inputs.shape[2:])
+
+    def parts(self) -> FluxParts:
+        """See Architecture."""
+        return FluxParts(self.denoiser)
 
     def _unpacked(self, packed: torch.Tensor, height: int, width: int) -> torch.Tensor:
         """(N, tokens, 4 · C) to (N, C, height, width), the latter in latent pixels."""

@@ -20,6 +20,7 @@ from collodion.worker.families.text_window import TextWindow
 from collodion.worker.families.vae import Posterior, Vae
 from collodion.worker.prompting.prompter import Around
 from collodion.worker.sampling.timetable import Timetable, even_sigmas, shift_for
+from collodion.worker.step_cache.stream_parts import QwenImageParts
 
 _TOKENS = 512  # the pipeline's max_sequence_length; what closes the template counts, and is the first to be cut off
 _PATCH = 2  # latent pixels on a token's side
@@ -39,7 +40,9 @@ class QwenImage(PlainPrompts):
 
     family: ClassVar[str] = "qwen-image"
     pipelines: ClassVar[tuple[str, ...]] = ("QwenImagePipeline",)
+    any_lengths: ClassVar[bool] = True
     gpu_dtype: ClassVar[torch.dtype] = torch.bfloat16  # as published; in float16 diffusers clips what overflows
+    step_cache: ClassVar[bool] = True
 
     def __init__(self, pipeline: Any) -> None:
         super().__init__(pipeline)
@@ -99,18 +102,24 @@ class QwenImage(PlainPrompts):
             texts.append({"states": encoded[0][0]})
         return texts
 
-    def predict(self, rows: Rows) -> torch.Tensor:
+    def call(self, rows: Rows) -> dict[str, Any]:
         """See Architecture."""
         batch, _, height, width = rows.inputs.shape
-        predicted = self.denoiser(
-            packed(rows.inputs),
-            timestep=rows.timesteps.to(rows.inputs.dtype) / _TRAIN_TIMESTEPS,
-            encoder_hidden_states=rows.texts["states"],
-            encoder_hidden_states_mask=rows.texts.get("states" + MASK),
-            img_shapes=[[(1, height // _PATCH, width // _PATCH)]] * batch,
-            return_dict=False,
-        )[0]
-        return unpacked(predicted, height, width)
+        return {
+            "hidden_states": packed(rows.inputs),
+            "timestep": rows.timesteps.to(rows.inputs.dtype) / _TRAIN_TIMESTEPS,
+            "encoder_hidden_states": rows.texts["states"],
+            "encoder_hidden_states_mask": rows.texts.get("states" + MASK),
+            "img_shapes": [[(1, height // _PATCH, width // _PATCH)]] * batch,
+        }
+
+    def answer(self, output: Any, rows: Rows) -> torch.Tensor:
+        """See Architecture."""
+        return unpacked(output, *rows.inputs.shape[2:])
+
+    def parts(self) -> QwenImageParts:
+        """See Architecture."""
+        return QwenImageParts(self.denoiser)
 
     def guide(self, prompted: torch.Tensor, negative: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
         """See Architecture. Each token is then as long as the prompt alone would make it."""

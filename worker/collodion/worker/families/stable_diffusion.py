@@ -3,9 +3,7 @@
 Reference: StableDiffusionPipeline, and with a picture StableDiffusionImg2ImgPipeline and StableDiffusionInpaintPipeline.
 """
 
-from typing import ClassVar
-
-import torch
+from typing import Any, ClassVar
 
 from collodion.worker.families.architecture import MASK, Configs, Facts, Rows
 from collodion.worker.families.unets import REAL_WIDTH, UnetArchitecture, unet_facts
@@ -32,13 +30,11 @@ class StableDiffusion(UnetArchitecture):
         base = _BASES.get(unet["cross_attention_dim"], "") if unet["block_out_channels"][0] == REAL_WIDTH else ""
         return unet_facts(configs, base)
 
-    def predict(self, rows: Rows) -> torch.Tensor:
+    def call(self, rows: Rows) -> dict[str, Any]:
         """See Architecture."""
-        predicted: torch.Tensor = self.denoiser(
-            rows.inputs,
-            rows.timesteps,
-            encoder_hidden_states=rows.texts["states"],
-            encoder_attention_mask=rows.texts.get("states" + MASK),
-            return_dict=False,
-        )[0]
-        return predicted
+        return {
+            "sample": rows.inputs,
+            "timestep": rows.timesteps,
+            "encoder_hidden_states": rows.texts["states"],
+            "encoder_attention_mask": rows.texts.get("states" + MASK),
+        }

@@ -15,6 +15,7 @@ from collodion.worker.families.plain_prompts import BatchedPrompts
 from collodion.worker.families.text_window import TextWindow
 from collodion.worker.families.vae import spatial_factor
 from collodion.worker.sampling.timetable import OWN, Timetable, shift_for
+from collodion.worker.step_cache.stream_parts import StableDiffusion3Parts
 
 _TOKENS = 256  # of T5
 _T5 = "text_encoder_3"
@@ -35,6 +36,7 @@ class StableDiffusion3(BatchedPrompts):
     spared: ClassVar[tuple[str, ...]] = (_T5, "tokenizer_3")
     # 3.5 is published in it, and in float16 T5 fails on some GPUs.
     gpu_dtype: ClassVar[torch.dtype] = torch.bfloat16
+    step_cache: ClassVar[bool] = True
 
     @classmethod
     def facts(cls, configs: Configs) -> Facts:
@@ -91,16 +93,18 @@ class StableDiffusion3(BatchedPrompts):
         )
         return [{"states": one, "pooled": other} for one, other in zip(states, pooled, strict=True)]
 
-    def predict(self, rows: Rows) -> torch.Tensor:
+    def call(self, rows: Rows) -> dict[str, Any]:
         """See Architecture."""
-        predicted: torch.Tensor = self.denoiser(
-            rows.inputs,
-            timestep=rows.timesteps,
-            encoder_hidden_states=rows.texts["states"],
-            pooled_projections=rows.texts["pooled"],
-            return_dict=False,
-        )[0]
-        return predicted
+        return {
+            "hidden_states": rows.inputs,
+            "timestep": rows.timesteps,
+            "encoder_hidden_states": rows.texts["states"],
+            "pooled_projections": rows.texts["pooled"],
+        }
+
+    def parts(self) -> StableDiffusion3Parts:
+        """See Architecture."""
+        return StableDiffusion3Parts(self.denoiser)
 
 
 def _timetable(scheduler: Mapping[str, Any], tokens: int) -> Timetable:

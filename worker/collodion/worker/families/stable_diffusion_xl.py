@@ -48,18 +48,16 @@ class StableDiffusionXL(UnetArchitecture):
             return {"states": torch.zeros_like(encoded.states), "pooled": torch.zeros_like(encoded.pooled)}
         return {"states": encoded.states, "pooled": encoded.pooled}
 
-    def predict(self, rows: Rows) -> torch.Tensor:
+    def call(self, rows: Rows) -> dict[str, Any]:
         """See Architecture."""
         height, width = (side * self.vae.factor for side in rows.inputs.shape[2:])
         # Filled in on the device: a copy from the host would wait for it.
         sizes = [rows.inputs.new_full((len(rows.inputs),), number) for number in (height, width, 0, 0, height, width)]
         added = {"text_embeds": rows.texts["pooled"], "time_ids": torch.stack(sizes, dim=1)}
-        predicted: torch.Tensor = self.denoiser(
-            rows.inputs,
-            rows.timesteps,
-            encoder_hidden_states=rows.texts["states"],
-            encoder_attention_mask=rows.texts.get("states" + MASK),
-            added_cond_kwargs=added,
-            return_dict=False,
-        )[0]
-        return predicted
+        return {
+            "sample": rows.inputs,
+            "timestep": rows.timesteps,
+            "encoder_hidden_states": rows.texts["states"],
+            "encoder_attention_mask": rows.texts.get("states" + MASK),
+            "added_cond_kwargs": added,
+        }

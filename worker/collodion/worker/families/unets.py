@@ -10,6 +10,7 @@ from collodion.worker.families.architecture import WHATS, Architecture, Configs,
 from collodion.worker.pipeline import LatentRefused
 from collodion.worker.prompting.embeddings import Embedding, EmbeddingUnusable
 from collodion.worker.prompting.prompter import Around, EncodedPrompt, Prompter
+from collodion.worker.step_cache.unet_parts import UnetParts
 
 _PIXEL_MULTIPLE = 8  # what diffusers' pipelines ask for, whatever the VAE
 REAL_WIDTH = 320
@@ -24,6 +25,7 @@ class UnetArchitecture(Architecture):
     tokenizers: ClassVar[tuple[str, ...]] = ("tokenizer",)
     penultimate: ClassVar[bool] = False
     weighted_prompts: ClassVar[bool] = True
+    step_cache: ClassVar[bool] = True
 
     def __init__(self, pipeline: Any) -> None:
         super().__init__(pipeline)
@@ -67,6 +69,10 @@ class UnetArchitecture(Architecture):
         keys = [prompt.key for prompt in prompts]
         encoded = self._prompter.encode(read, keys, around, rows)
         return [self.texts(prompt, one) for prompt, one in zip(prompts, encoded, strict=True)]
+
+    def parts(self) -> UnetParts:
+        """See Architecture."""
+        return UnetParts(self.denoiser)
 
     def texts(self, prompt: Prompt, encoded: EncodedPrompt) -> Texts:  # noqa: ARG002 - for those who treat some in another way
         """What the UNet is given for this prompt. `states`: (tokens, width)."""

@@ -22,6 +22,7 @@ from collodion.worker.families.plain_prompts import BatchedPrompts
 from collodion.worker.families.text_window import TextWindow
 from collodion.worker.families.vae import spatial_factor
 from collodion.worker.sampling.timetable import Timetable, shift_for
+from collodion.worker.step_cache.z_image_parts import ZImageParts
 
 _TOKENS = 512  # the pipeline's max_sequence_length, with the chat template around a prompt
 _BEFORE_PROMPT = 3  # tokens of that template; those behind are the first to be cut off
@@ -39,7 +40,9 @@ class ZImage(BatchedPrompts):
     pipelines: ClassVar[tuple[str, ...]] = ("ZImagePipeline",)
     # Their rows are the tokens of all the batch, one behind the other.
     unadapted: ClassVar[tuple[str, ...]] = ("transformer.all_x_embedder", "transformer.cap_embedder")
+    ragged: ClassVar[bool] = True
     gpu_dtype: ClassVar[torch.dtype] = torch.bfloat16  # as published
+    step_cache: ClassVar[bool] = True
     noise_dtype: ClassVar[torch.dtype | None] = torch.float32
 
     @classmethod
@@ -85,7 +88,7 @@ class ZImage(BatchedPrompts):
         )
         return [{"states": one} for one in states]
 
-    def predict(self, rows: Rows) -> torch.Tensor:
+    def call(self, rows: Rows) -> dict[str, Any]:
         """See Architecture.
 
         Rows that only fill up have texts as long as the first row's and the last one's in turn: where all prompts are of one length and all
@@ -93,13 +96,19 @@ class ZImage(BatchedPrompts):
         """
         filling = cycle((rows.lengths[0], rows.lengths[-1]))
         lengths = (*rows.lengths, *islice(filling, len(rows.inputs) - len(rows.lengths)))
-        predicted = self.denoiser(
-            list(rows.inputs[:, :, None]),
-            (_TRAIN_TIMESTEPS - rows.timesteps) / _TRAIN_TIMESTEPS,
-            [text[:length] for text, length in zip(rows.texts["states"], lengths, strict=True)],
-            return_dict=False,
-        )[0]
-        return -torch.stack(predicted)[:, :, 0]
+        return {
+            "x": list(rows.inputs[:, :, None]),
+            "t": (_TRAIN_TIMESTEPS - rows.timesteps) / _TRAIN_TIMESTEPS,
+            "cap_feats": [text[:length] for text, length in zip(rows.texts["states"], lengths, strict=True)],
+        }
+
+    def answer(self, output: Any, rows: Rows) -> torch.Tensor:  # noqa: ARG002 - the size is the output's
+        """See Architecture."""
+        return -torch.stack(output)[:, :, 0]
+
+    def parts(self) -> ZImageParts:
+        """See Architecture."""
+        return ZImageParts(self.denoiser)
 
 
 def _timetable(scheduler: Mapping[str, Any], steps: int, tokens: int) -> Timetable:
