@@ -157,6 +157,66 @@ def test_the_list_says_where_models_are(server: FakeServer, capsys: pytest.Captu
     assert json.loads(capsys.readouterr().out.splitlines()[1])["status"]["residency"] == "loading"
 
 
+def test_the_list_says_what_a_request_may_ask_of_each_model(
+    server: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = [fake.model(step_cache=True, init_images=True), fake.model()]
+    server.script("ListModels", model_pb2.ListModelsResponse(models=both))
+    assert main(["models"]) == 0
+    assert [line.split("\t")[-1] for line in capsys.readouterr().out.splitlines()] == ["init-image, step-cache", ""]
+
+
+def test_a_model_is_described_with_what_makes_it_fast(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    optimized = fake.model(
+        step_cache=True,
+        loras=True,
+        status=model_pb2.ModelStatus(
+            residency=model_pb2.RESIDENCY_RESIDENT,
+            size_bytes=3 << 20,
+            optimizations=[
+                model_pb2.Optimization(name="attention", value="xformers", detail="32 of 32 attentions"),
+                model_pb2.Optimization(name="cuda_graphs", value="on", detail="6 captured"),
+            ],
+        ),
+    )
+    server.script("GetModel", *[model_pb2.GetModelResponse(model=optimized)] * 2)
+    assert main(["models", "describe", "shapes"]) == 0
+    facts, _, table = capsys.readouterr().out.partition("\n\n")
+    said = dict(line.split("\t") for line in facts.splitlines())
+    assert (said["name"], said["where"], said["memory"]) == ("shapes (default)", "in memory", "3.0 MiB")
+    assert said["takes"] == "lora, step-cache"
+    assert table == "attention\txformers\t32 of 32 attentions\ncuda_graphs\ton\t6 captured\n"
+    assert main(["models", "describe", "shapes", "--json"]) == 0
+    status = json.loads(capsys.readouterr().out)["status"]
+    assert status["optimizations"][1] == {"name": "cuda_graphs", "value": "on", "detail": "6 captured"}
+    assert [request.name for request in server.asked("GetModel")] == ["shapes", "shapes"]
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (RESIDENT, "optimisations\tnone"),
+        (ON_DISK, "optimisations\ttold once it is in memory"),
+        (model_pb2.Model(name="broken", status=failing("it is cut off").status), ""),
+    ],
+    ids=["resident", "on disk", "broken"],
+)
+def test_a_model_with_nothing_that_makes_it_fast_says_why(
+    server: FakeServer, capsys: pytest.CaptureFixture[str], model: model_pb2.Model, said: str
+) -> None:
+    server.script("GetModel", model_pb2.GetModelResponse(model=model))
+    assert main(["models", "describe", "it"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.startswith("optim")] == ([said] if said else [])
+    assert any(line.startswith("where\t") for line in lines)
+
+
+def test_a_model_that_is_not_there_cannot_be_described(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    server.script("GetModel", Error(grpc.StatusCode.NOT_FOUND, "no model 'nowhere'", "MODEL_NOT_FOUND"))
+    assert main(["models", "describe", "nowhere"]) == 2
+    assert capsys.readouterr().err == "collodion: no model 'nowhere'\n"
+
+
 def test_a_model_is_loaded_by_the_command(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
     script(server, loading(0.0), RESIDENT)
     assert main(["models", "load", "shapes"]) == 0

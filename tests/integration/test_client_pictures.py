@@ -96,7 +96,19 @@ def test_an_adapter_that_is_not_there_is_not_found(server: FakeServer, call: Any
 def test_the_command_sends_adapters_and_pictures(server: FakeServer, tmp_path: Path) -> None:
     for name in ("init.png", "mask.png"):
         (tmp_path / name).write_bytes(name.encode())
-    flags = ["--lora", "ink:0.8", "--lora", "wool", "--lora", "a:b:-1", "--weighted", "--strength", "0.6"]
+    flags = [
+        "--lora",
+        "ink:0.8",
+        "--lora",
+        "wool",
+        "--lora",
+        "a:b:-1",
+        "--weighted",
+        "--strength",
+        "0.6",
+        "--step-cache",
+        "0.1",
+    ]
     pictures = ["--init-image", str(tmp_path / "init.png"), "--mask", str(tmp_path / "mask.png")]
     assert main(["generate", "a (red:1.2) fox", *flags, *pictures, "-o", str(tmp_path)]) == 0
     parameters = server.asked("Generate")[0].job.parameters
@@ -107,7 +119,7 @@ def test_the_command_sends_adapters_and_pictures(server: FakeServer, tmp_path: P
     ]
     assert parameters.prompt_syntax == job_pb2.PROMPT_SYNTAX_WEIGHTED
     assert (parameters.init_image, parameters.mask_image) == (b"init.png", b"mask.png")
-    assert parameters.strength == pytest.approx(0.6)
+    assert (parameters.strength, parameters.step_cache) == (pytest.approx(0.6), pytest.approx(0.1))
 
 
 def test_without_flags_the_command_leaves_all_of_that_to_the_server(server: FakeServer, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from collodion.client import (
     Cancelled,
     Finished,
     ImageReady,
+    InvalidRequest,
     JobCancelled,
     JobState,
     NotFound,
@@ -49,6 +50,20 @@ def test_the_parameters_that_come_back_draw_the_same_picture(stack: Any) -> None
         again = client.generate(second.parameters.prompt, steps=3, width=64, height=64, seed=second.parameters.seed)
         other = client.generate(second.parameters.prompt, steps=3, width=64, height=64, seed=second.parameters.seed + 1)
     assert again.images[0].pil.tobytes() == second.pil.tobytes() != other.images[0].pil.tobytes()
+
+
+def test_a_step_cache_is_refused_by_a_model_that_takes_none_and_0_is_as_if_it_was_not_asked_for(stack: Any) -> None:
+    size: Any = {"steps": 2, "seed": 5, "width": 64, "height": 64}
+    with stack.start_all().client() as client:
+        model = client.model("simulated")
+        assert (model.step_cache, model.status.optimizations) == (False, ())
+        with pytest.raises(InvalidRequest, match="step_cache"):
+            client.generate("a fox", step_cache=0.1, **size)
+        image = client.generate("a fox", step_cache=0.0, **size).images[0]
+        plain = client.generate("a fox", **size).images[0]
+    assert image.parameters.step_cache == 0.0
+    assert image.sha256 == plain.sha256
+    assert "Step cache" not in image.pil.info["parameters"]
 
 
 def test_a_submitted_job_runs_unwatched_and_can_be_found_watched_and_downloaded(stack: Any) -> None:

@@ -67,7 +67,7 @@ from collodion.client.jobs import (
     Stage,
     Timings,
 )
-from collodion.client.models import Adapter, AdapterKind, Model, ModelStatus, Residency
+from collodion.client.models import Adapter, AdapterKind, Model, ModelStatus, Optimization, Residency
 from collodion.client.requests import JobOptions
 from collodion.client.result import Generation
 from collodion.client.retries import RetryPolicy
@@ -116,6 +116,7 @@ __all__ = [
     "NotFound",
     "NotReady",
     "NotSupported",
+    "Optimization",
     "OutputFormat",
     "Parameters",
     "Preview",

@@ -93,7 +93,7 @@ class Parameters:
 
     Adapters that the prompt named are among `loras`, and no longer in `prompt`. `init_image_sha256` and `mask_image_sha256`
     stand for the pictures that the job begins from, as the server keeps them: empty if there are none, and then `strength`
-    is None.
+    is None. `step_cache` is 0 where every block of the model runs every time.
     """
 
     model: str
@@ -111,6 +111,7 @@ class Parameters:
     loras: tuple[Lora, ...] = ()
     prompt_syntax: PromptSyntax = PromptSyntax.PLAIN
     strength: float | None = None
+    step_cache: float = 0.0
     init_image_sha256: str = ""
     mask_image_sha256: str = ""
 
@@ -133,6 +134,7 @@ class Parameters:
             loras=tuple(Lora(lora.name, decimal_of(lora.scale)) for lora in message.loras),
             prompt_syntax=word_of(PromptSyntax, message.prompt_syntax),
             strength=decimal_of(message.strength) if message.HasField("strength") else None,
+            step_cache=decimal_of(message.step_cache),
             init_image_sha256=message.init_image_sha256,
             mask_image_sha256=message.mask_image_sha256,
         )

@@ -28,11 +28,26 @@ class AdapterKind(StrEnum):
 
 
 @dataclass(frozen=True)
+class Optimization:
+    """What became of one setting that makes a model fast: the value that is in force, and in `detail` what that changed, for a person."""
+
+    name: str
+    value: str
+    detail: str = ""
+
+    @classmethod
+    def of(cls, message: model_pb2.Optimization) -> "Optimization":
+        """From the protobuf message."""
+        return cls(name=message.name, value=message.value, detail=message.detail)
+
+
+@dataclass(frozen=True)
 class ModelStatus:
     """Where a model is, and what it takes to have it in a device's memory.
 
     `progress` of its loading is 0 to 1; `failure` says why it could not be loaded; `pinned`: it stays until it is unloaded by name;
-    `load_s` is how long loading it takes, None while nobody knows.
+    `load_s` is how long loading it takes, None while nobody knows. `optimizations` are those of a model that is in memory; of
+    several workers that have it, the first one's by name.
     """
 
     residency: Residency
@@ -41,6 +56,7 @@ class ModelStatus:
     failure: str
     pinned: bool
     load_s: float | None
+    optimizations: tuple[Optimization, ...] = ()
 
     @classmethod
     def of(cls, message: model_pb2.ModelStatus) -> "ModelStatus":
@@ -52,6 +68,7 @@ class ModelStatus:
             failure=message.failure,
             pinned=message.pinned,
             load_s=message.load_seconds or None,
+            optimizations=tuple(map(Optimization.of, message.optimizations)),
         )
 
 
@@ -80,8 +97,8 @@ class Model:
     """One model: what it accepts, and what a request gets that leaves a field open. Sizes in pixels.
 
     `refused_samplers` maps a sampler that cannot be used with it to the reason. `workers` have it in memory. `base` is what its
-    adapters have to be made for. `init_images`, `masks`, `loras` and `weighted_prompts` say what a request may have. Of a model whose files
-    cannot be read only `name` and `status` are known.
+    adapters have to be made for. `init_images`, `masks`, `loras`, `weighted_prompts` and `step_cache` say what a request may have. Of
+    a model whose files cannot be read only `name` and `status` are known.
     """
 
     name: str
@@ -107,6 +124,7 @@ class Model:
     masks: bool
     loras: bool
     weighted_prompts: bool
+    step_cache: bool
     status: ModelStatus
 
     @classmethod
@@ -136,5 +154,6 @@ class Model:
             masks=message.masks,
             loras=message.loras,
             weighted_prompts=message.weighted_prompts,
+            step_cache=message.step_cache,
             status=ModelStatus.of(message.status),
         )

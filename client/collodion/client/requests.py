@@ -29,11 +29,12 @@ class JobOptions(TypedDict, total=False):
 
     Sizes are in pixels. `seed` is that of the first image, image i has seed + i. `loras`: adapters as a mapping from name to
     scale, or as a list of names, (name, scale) pairs and `Lora`s. `init_image` and `mask_image`: a file's bytes, its path,
-    or a PIL.Image.Image; `strength`: how far to depart from the former, more than 0 to 1. `slo_s`: seconds after acceptance by
-    which the job should be finished, its `tier`'s if it is not given. `deadline_policy`: what is to become of it if that
-    cannot be promised, see `DeadlinePolicy`; `min_steps`: what DEGRADE may go down to. `preview_interval`: a preview
-    every so many steps. `request_id`: a UUID; the same id with the same content gives the same job; chosen at random if
-    it is not given.
+    or a PIL.Image.Image; `strength`: how far to depart from the former, more than 0 to 1. `step_cache`: the relative change
+    of the model's first block, 0 (off) to 1, up to which the other blocks' last output is used again: larger is faster and
+    further from the exact picture. `slo_s`: seconds after acceptance by which the job should be finished, its `tier`'s if it
+    is not given. `deadline_policy`: what is to become of it if that cannot be promised, see `DeadlinePolicy`; `min_steps`:
+    what DEGRADE may go down to. `preview_interval`: a preview every so many steps. `request_id`: a UUID; the same id with
+    the same content gives the same job; chosen at random if it is not given.
     """
 
     model: str
@@ -50,6 +51,7 @@ class JobOptions(TypedDict, total=False):
     init_image: PictureLike
     mask_image: PictureLike
     strength: float
+    step_cache: float
     output_format: OutputFormat | Literal["png", "jpeg", "webp"]
     quality: int
     tier: str

@@ -131,6 +131,7 @@ def parameters_proto(parameters: jobs.Parameters) -> job_pb2.Parameters:
         mask_image_sha256=upload_sha256(parameters.mask_image),
         output_format=FORMATS[parameters.output_format],
         quality=parameters.quality,
+        step_cache=parameters.step_cache,
     )
 
 
@@ -176,6 +177,7 @@ def model(
         masks=info.masks,
         loras=info.loras,
         weighted_prompts=info.weighted_prompts,
+        step_cache=info.step_cache,
     )
 
 
@@ -188,6 +190,9 @@ def model_status(status: jobs.ModelStatus) -> model_pb2.ModelStatus:
         failure=status.reason,
         pinned=status.pinned,
         load_seconds=status.load_s or 0.0,
+        optimizations=[
+            model_pb2.Optimization(name=one.name, value=one.value, detail=one.detail) for one in status.optimizations
+        ],
     )
 
 

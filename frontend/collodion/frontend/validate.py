@@ -172,6 +172,7 @@ def _parameters(asked: _Asked, catalogue: Catalogue, steps: int, max_images: int
     check.number(f"{_PATH}guidance_scale", guidance_scale or 0, 0, MAX_GUIDANCE)
     check.choice(f"{_PATH}output_format", given.output_format, job_pb2.OutputFormat.values())
     check.whole(f"{_PATH}quality", given.quality, 0, 100)
+    step_cache = _step_cache(check, given.step_cache, info)
     beginning.check_pictures(check, given, asked.sent, info)
     if info is None:
         return None
@@ -192,6 +193,7 @@ def _parameters(asked: _Asked, catalogue: Catalogue, steps: int, max_images: int
         prompt_syntax=_SYNTAXES.get(given.prompt_syntax, PromptSyntax.PLAIN),
         init_image=beginning.NOT_STORED_YET if asked.sent.init_image else "",
         strength=beginning.strength(check, given) if asked.sent.init_image else 1.0,
+        step_cache=step_cache,
     )
     beginning.check_runs_a_step(check, asked.request, parameters)
     return parameters
@@ -206,6 +208,15 @@ def _images_and_seed(asked: _Asked, max_images: int) -> tuple[int, int]:
         return images, random.Random(asked.request_id or None).randrange(_RANDOM_SEEDS)
     check.whole("job.parameters.seed", given.seed, 0, _SEED_BOUND - min(images, max_images))
     return images, given.seed
+
+
+def _step_cache(check: Fields, asked: float, info: ModelInfo | None) -> float:
+    step_cache = decimal(asked) or 0.0  # -0.0 is the same request as 0
+    if step_cache and info is not None and not info.step_cache:
+        check.wrong(f"{_PATH}step_cache", f"model {info.name} takes none; leave it at 0")
+    else:
+        check.number(f"{_PATH}step_cache", step_cache, 0, 1)
+    return step_cache
 
 
 def _side(check: Fields, field: str, asked: int, info: ModelInfo, native: int) -> int:

@@ -74,7 +74,9 @@ class JobRequest(google.protobuf.message.Message):
     or the fewest of which `strength` leaves one to run, if those are more.
     """
     allow_step_cache: builtins.bool
-    """Whether evaluations may reuse parts of earlier ones where that hardly changes the picture. Nothing does yet."""
+    """Whether the server may set `parameters.step_cache` by itself where that keeps a deadline. It does not do so yet: a request that wants a step
+    cache asks for it there.
+    """
     detach: builtins.bool
     """Whether the job runs on with nobody watching."""
     preview_interval: builtins.int

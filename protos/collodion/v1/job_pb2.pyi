@@ -274,6 +274,7 @@ class Parameters(google.protobuf.message.Message):
     QUALITY_FIELD_NUMBER: builtins.int
     INIT_IMAGE_SHA256_FIELD_NUMBER: builtins.int
     MASK_IMAGE_SHA256_FIELD_NUMBER: builtins.int
+    STEP_CACHE_FIELD_NUMBER: builtins.int
     model: builtins.str
     """Name of the model, as ModelService.ListModels gives it. Default: the server's default model."""
     prompt: builtins.str
@@ -322,6 +323,11 @@ class Parameters(google.protobuf.message.Message):
     """SHA-256 of the upload that the server keeps for `init_image`, lower-case hexadecimal. Set by the server only."""
     mask_image_sha256: builtins.str
     """As `init_image_sha256`, for `mask_image`."""
+    step_cache: builtins.float
+    """The largest relative change of what the model's first block gives, from one evaluation of an image to the next, for which the other blocks
+    are not run and their last output is used again. A ratio, 0 to 1; larger is faster, and further from the exact picture. It is decided for each
+    image by itself. Models say by `step_cache` whether they take it. Default 0: off, every block is run every time.
+    """
     @property
     def loras(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Lora]:
         """Adapters, each at most once, those that the prompt names included. At most 8. Echoed by name, those of the prompt included, which is
@@ -350,9 +356,10 @@ class Parameters(google.protobuf.message.Message):
         quality: builtins.int = ...,
         init_image_sha256: builtins.str = ...,
         mask_image_sha256: builtins.str = ...,
+        step_cache: builtins.float = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_guidance_scale", b"_guidance_scale", "_seed", b"_seed", "_strength", b"_strength", "guidance_scale", b"guidance_scale", "seed", b"seed", "strength", b"strength"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_guidance_scale", b"_guidance_scale", "_seed", b"_seed", "_strength", b"_strength", "guidance_scale", b"guidance_scale", "height", b"height", "images", b"images", "init_image", b"init_image", "init_image_sha256", b"init_image_sha256", "loras", b"loras", "mask_image", b"mask_image", "mask_image_sha256", b"mask_image_sha256", "model", b"model", "negative_prompt", b"negative_prompt", "output_format", b"output_format", "prompt", b"prompt", "prompt_syntax", b"prompt_syntax", "quality", b"quality", "sampler", b"sampler", "seed", b"seed", "steps", b"steps", "strength", b"strength", "width", b"width"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_guidance_scale", b"_guidance_scale", "_seed", b"_seed", "_strength", b"_strength", "guidance_scale", b"guidance_scale", "height", b"height", "images", b"images", "init_image", b"init_image", "init_image_sha256", b"init_image_sha256", "loras", b"loras", "mask_image", b"mask_image", "mask_image_sha256", b"mask_image_sha256", "model", b"model", "negative_prompt", b"negative_prompt", "output_format", b"output_format", "prompt", b"prompt", "prompt_syntax", b"prompt_syntax", "quality", b"quality", "sampler", b"sampler", "seed", b"seed", "step_cache", b"step_cache", "steps", b"steps", "strength", b"strength", "width", b"width"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_guidance_scale", b"_guidance_scale"]) -> typing.Literal["guidance_scale"] | None: ...
     @typing.overload

@@ -24,45 +24,47 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63ollodion/v1/model.proto\x12\x0c\x63ollodion.v1\"\x96\x01\n\x0bModelStatus\x12*\n\tresidency\x18\x01 \x01(\x0e\x32\x17.collodion.v1.Residency\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x10\n\x08progress\x18\x03 \x01(\x02\x12\x0f\n\x07\x66\x61ilure\x18\x04 \x01(\t\x12\x0e\n\x06pinned\x18\x05 \x01(\x08\x12\x14\n\x0cload_seconds\x18\x06 \x01(\x02\".\n\x0eRefusedSampler\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\xa0\x04\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x02 \x01(\t\x12\x12\n\nis_default\x18\x03 \x01(\x08\x12\x14\n\x0cnative_width\x18\x04 \x01(\r\x12\x15\n\rnative_height\x18\x05 \x01(\r\x12\x10\n\x08min_size\x18\x06 \x01(\r\x12\x10\n\x08max_size\x18\x07 \x01(\r\x12\x15\n\rsize_multiple\x18\x08 \x01(\r\x12\x15\n\rdefault_steps\x18\t \x01(\r\x12\x11\n\tmax_steps\x18\n \x01(\r\x12\x17\n\x0f\x64\x65\x66\x61ult_sampler\x18\x0b \x01(\t\x12\x10\n\x08samplers\x18\x0c \x03(\t\x12\x36\n\x10refused_samplers\x18\r \x03(\x0b\x32\x1c.collodion.v1.RefusedSampler\x12\x1e\n\x16\x64\x65\x66\x61ult_guidance_scale\x18\x0e \x01(\x02\x12\x19\n\x11max_prompt_tokens\x18\x0f \x01(\r\x12\x0f\n\x07workers\x18\x10 \x01(\r\x12\r\n\x05\x64type\x18\x11 \x01(\t\x12\x0f\n\x07license\x18\x12 \x01(\t\x12)\n\x06status\x18\x13 \x01(\x0b\x32\x19.collodion.v1.ModelStatus\x12\x0c\n\x04\x62\x61se\x18\x14 \x01(\t\x12\x13\n\x0binit_images\x18\x15 \x01(\x08\x12\r\n\x05masks\x18\x16 \x01(\x08\x12\r\n\x05loras\x18\x17 \x01(\x08\x12\x18\n\x10weighted_prompts\x18\x18 \x01(\x08\"\x13\n\x11ListModelsRequest\"9\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.collodion.v1.Model\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"6\n\x10GetModelResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.collodion.v1.Model\" \n\x10LoadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"7\n\x11LoadModelResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.collodion.v1.Model\"\"\n\x12UnloadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"9\n\x13UnloadModelResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.collodion.v1.Model\"b\n\x07\x41\x64\x61pter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\x04kind\x18\x02 \x01(\x0e\x32\x19.collodion.v1.AdapterKind\x12\x0c\n\x04\x62\x61se\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\"\x15\n\x13ListAdaptersRequest\"?\n\x14ListAdaptersResponse\x12\'\n\x08\x61\x64\x61pters\x18\x01 \x03(\x0b\x32\x15.collodion.v1.Adapter*\x82\x01\n\tResidency\x12\x19\n\x15RESIDENCY_UNSPECIFIED\x10\x00\x12\x16\n\x12RESIDENCY_RESIDENT\x10\x01\x12\x15\n\x11RESIDENCY_LOADING\x10\x02\x12\x15\n\x11RESIDENCY_ON_DISK\x10\x03\x12\x14\n\x10RESIDENCY_FAILED\x10\x04*z\n\x0b\x41\x64\x61pterKind\x12\x1c\n\x18\x41\x44\x41PTER_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15\x41\x44\x41PTER_KIND_LOW_RANK\x10\x01\x12\x16\n\x12\x41\x44\x41PTER_KIND_WHOLE\x10\x02\x12\x1a\n\x16\x41\x44\x41PTER_KIND_EMBEDDING\x10\x03\x32\xa3\x03\n\x0cModelService\x12O\n\nListModels\x12\x1f.collodion.v1.ListModelsRequest\x1a .collodion.v1.ListModelsResponse\x12I\n\x08GetModel\x12\x1d.collodion.v1.GetModelRequest\x1a\x1e.collodion.v1.GetModelResponse\x12L\n\tLoadModel\x12\x1e.collodion.v1.LoadModelRequest\x1a\x1f.collodion.v1.LoadModelResponse\x12R\n\x0bUnloadModel\x12 .collodion.v1.UnloadModelRequest\x1a!.collodion.v1.UnloadModelResponse\x12U\n\x0cListAdapters\x12!.collodion.v1.ListAdaptersRequest\x1a\".collodion.v1.ListAdaptersResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63ollodion/v1/model.proto\x12\x0c\x63ollodion.v1\";\n\x0cOptimization\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\"\xc9\x01\n\x0bModelStatus\x12*\n\tresidency\x18\x01 \x01(\x0e\x32\x17.collodion.v1.Residency\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x10\n\x08progress\x18\x03 \x01(\x02\x12\x0f\n\x07\x66\x61ilure\x18\x04 \x01(\t\x12\x0e\n\x06pinned\x18\x05 \x01(\x08\x12\x14\n\x0cload_seconds\x18\x06 \x01(\x02\x12\x31\n\roptimizations\x18\x07 \x03(\x0b\x32\x1a.collodion.v1.Optimization\".\n\x0eRefusedSampler\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\xb4\x04\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x02 \x01(\t\x12\x12\n\nis_default\x18\x03 \x01(\x08\x12\x14\n\x0cnative_width\x18\x04 \x01(\r\x12\x15\n\rnative_height\x18\x05 \x01(\r\x12\x10\n\x08min_size\x18\x06 \x01(\r\x12\x10\n\x08max_size\x18\x07 \x01(\r\x12\x15\n\rsize_multiple\x18\x08 \x01(\r\x12\x15\n\rdefault_steps\x18\t \x01(\r\x12\x11\n\tmax_steps\x18\n \x01(\r\x12\x17\n\x0f\x64\x65\x66\x61ult_sampler\x18\x0b \x01(\t\x12\x10\n\x08samplers\x18\x0c \x03(\t\x12\x36\n\x10refused_samplers\x18\r \x03(\x0b\x32\x1c.collodion.v1.RefusedSampler\x12\x1e\n\x16\x64\x65\x66\x61ult_guidance_scale\x18\x0e \x01(\x02\x12\x19\n\x11max_prompt_tokens\x18\x0f \x01(\r\x12\x0f\n\x07workers\x18\x10 \x01(\r\x12\r\n\x05\x64type\x18\x11 \x01(\t\x12\x0f\n\x07license\x18\x12 \x01(\t\x12)\n\x06status\x18\x13 \x01(\x0b\x32\x19.collodion.v1.ModelStatus\x12\x0c\n\x04\x62\x61se\x18\x14 \x01(\t\x12\x13\n\x0binit_images\x18\x15 \x01(\x08\x12\r\n\x05masks\x18\x16 \x01(\x08\x12\r\n\x05loras\x18\x17 \x01(\x08\x12\x18\n\x10weighted_prompts\x18\x18 \x01(\x08\x12\x12\n\nstep_cache\x18\x19 \x01(\x08\"\x13\n\x11ListModelsRequest\"9\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.collodion.v1.Model\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"6\n\x10GetModelResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.collodion.v1.Model\" \n\x10LoadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"7\n\x11LoadModelResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.collodion.v1.Model\"\"\n\x12UnloadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"9\n\x13UnloadModelResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.collodion.v1.Model\"b\n\x07\x41\x64\x61pter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\x04kind\x18\x02 \x01(\x0e\x32\x19.collodion.v1.AdapterKind\x12\x0c\n\x04\x62\x61se\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\"\x15\n\x13ListAdaptersRequest\"?\n\x14ListAdaptersResponse\x12\'\n\x08\x61\x64\x61pters\x18\x01 \x03(\x0b\x32\x15.collodion.v1.Adapter*\x82\x01\n\tResidency\x12\x19\n\x15RESIDENCY_UNSPECIFIED\x10\x00\x12\x16\n\x12RESIDENCY_RESIDENT\x10\x01\x12\x15\n\x11RESIDENCY_LOADING\x10\x02\x12\x15\n\x11RESIDENCY_ON_DISK\x10\x03\x12\x14\n\x10RESIDENCY_FAILED\x10\x04*z\n\x0b\x41\x64\x61pterKind\x12\x1c\n\x18\x41\x44\x41PTER_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15\x41\x44\x41PTER_KIND_LOW_RANK\x10\x01\x12\x16\n\x12\x41\x44\x41PTER_KIND_WHOLE\x10\x02\x12\x1a\n\x16\x41\x44\x41PTER_KIND_EMBEDDING\x10\x03\x32\xa3\x03\n\x0cModelService\x12O\n\nListModels\x12\x1f.collodion.v1.ListModelsRequest\x1a .collodion.v1.ListModelsResponse\x12I\n\x08GetModel\x12\x1d.collodion.v1.GetModelRequest\x1a\x1e.collodion.v1.GetModelResponse\x12L\n\tLoadModel\x12\x1e.collodion.v1.LoadModelRequest\x1a\x1f.collodion.v1.LoadModelResponse\x12R\n\x0bUnloadModel\x12 .collodion.v1.UnloadModelRequest\x1a!.collodion.v1.UnloadModelResponse\x12U\n\x0cListAdapters\x12!.collodion.v1.ListAdaptersRequest\x1a\".collodion.v1.ListAdaptersResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'collodion.v1.model_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RESIDENCY']._serialized_start=1334
-  _globals['_RESIDENCY']._serialized_end=1464
-  _globals['_ADAPTERKIND']._serialized_start=1466
-  _globals['_ADAPTERKIND']._serialized_end=1588
-  _globals['_MODELSTATUS']._serialized_start=43
-  _globals['_MODELSTATUS']._serialized_end=193
-  _globals['_REFUSEDSAMPLER']._serialized_start=195
-  _globals['_REFUSEDSAMPLER']._serialized_end=241
-  _globals['_MODEL']._serialized_start=244
-  _globals['_MODEL']._serialized_end=788
-  _globals['_LISTMODELSREQUEST']._serialized_start=790
-  _globals['_LISTMODELSREQUEST']._serialized_end=809
-  _globals['_LISTMODELSRESPONSE']._serialized_start=811
-  _globals['_LISTMODELSRESPONSE']._serialized_end=868
-  _globals['_GETMODELREQUEST']._serialized_start=870
-  _globals['_GETMODELREQUEST']._serialized_end=901
-  _globals['_GETMODELRESPONSE']._serialized_start=903
-  _globals['_GETMODELRESPONSE']._serialized_end=957
-  _globals['_LOADMODELREQUEST']._serialized_start=959
-  _globals['_LOADMODELREQUEST']._serialized_end=991
-  _globals['_LOADMODELRESPONSE']._serialized_start=993
-  _globals['_LOADMODELRESPONSE']._serialized_end=1048
-  _globals['_UNLOADMODELREQUEST']._serialized_start=1050
-  _globals['_UNLOADMODELREQUEST']._serialized_end=1084
-  _globals['_UNLOADMODELRESPONSE']._serialized_start=1086
-  _globals['_UNLOADMODELRESPONSE']._serialized_end=1143
-  _globals['_ADAPTER']._serialized_start=1145
-  _globals['_ADAPTER']._serialized_end=1243
-  _globals['_LISTADAPTERSREQUEST']._serialized_start=1245
-  _globals['_LISTADAPTERSREQUEST']._serialized_end=1266
-  _globals['_LISTADAPTERSRESPONSE']._serialized_start=1268
-  _globals['_LISTADAPTERSRESPONSE']._serialized_end=1331
-  _globals['_MODELSERVICE']._serialized_start=1591
-  _globals['_MODELSERVICE']._serialized_end=2010
+  _globals['_RESIDENCY']._serialized_start=1466
+  _globals['_RESIDENCY']._serialized_end=1596
+  _globals['_ADAPTERKIND']._serialized_start=1598
+  _globals['_ADAPTERKIND']._serialized_end=1720
+  _globals['_OPTIMIZATION']._serialized_start=42
+  _globals['_OPTIMIZATION']._serialized_end=101
+  _globals['_MODELSTATUS']._serialized_start=104
+  _globals['_MODELSTATUS']._serialized_end=305
+  _globals['_REFUSEDSAMPLER']._serialized_start=307
+  _globals['_REFUSEDSAMPLER']._serialized_end=353
+  _globals['_MODEL']._serialized_start=356
+  _globals['_MODEL']._serialized_end=920
+  _globals['_LISTMODELSREQUEST']._serialized_start=922
+  _globals['_LISTMODELSREQUEST']._serialized_end=941
+  _globals['_LISTMODELSRESPONSE']._serialized_start=943
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1000
+  _globals['_GETMODELREQUEST']._serialized_start=1002
+  _globals['_GETMODELREQUEST']._serialized_end=1033
+  _globals['_GETMODELRESPONSE']._serialized_start=1035
+  _globals['_GETMODELRESPONSE']._serialized_end=1089
+  _globals['_LOADMODELREQUEST']._serialized_start=1091
+  _globals['_LOADMODELREQUEST']._serialized_end=1123
+  _globals['_LOADMODELRESPONSE']._serialized_start=1125
+  _globals['_LOADMODELRESPONSE']._serialized_end=1180
+  _globals['_UNLOADMODELREQUEST']._serialized_start=1182
+  _globals['_UNLOADMODELREQUEST']._serialized_end=1216
+  _globals['_UNLOADMODELRESPONSE']._serialized_start=1218
+  _globals['_UNLOADMODELRESPONSE']._serialized_end=1275
+  _globals['_ADAPTER']._serialized_start=1277
+  _globals['_ADAPTER']._serialized_end=1375
+  _globals['_LISTADAPTERSREQUEST']._serialized_start=1377
+  _globals['_LISTADAPTERSREQUEST']._serialized_end=1398
+  _globals['_LISTADAPTERSRESPONSE']._serialized_start=1400
+  _globals['_LISTADAPTERSRESPONSE']._serialized_end=1463
+  _globals['_MODELSERVICE']._serialized_start=1723
+  _globals['_MODELSERVICE']._serialized_end=2142
 # @@protoc_insertion_point(module_scope)

@@ -80,6 +80,32 @@ ADAPTER_KIND_EMBEDDING: AdapterKind.ValueType  # 3
 Global___AdapterKind: typing_extensions.TypeAlias = AdapterKind
 
 @typing.final
+class Optimization(google.protobuf.message.Message):
+    """What became of one optimisation that the worker's settings ask for, or that it chose by itself."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    VALUE_FIELD_NUMBER: builtins.int
+    DETAIL_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """For example attention, compile, step_cache."""
+    value: builtins.str
+    """What is in force, for example xformers. Empty or off: nothing."""
+    detail: builtins.str
+    """For a person: what that changed, counted after the fact; for example 32 of 32 attentions."""
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        value: builtins.str = ...,
+        detail: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["detail", b"detail", "name", b"name", "value", b"value"]) -> None: ...
+
+Global___Optimization: typing_extensions.TypeAlias = Optimization
+
+@typing.final
 class ModelStatus(google.protobuf.message.Message):
     """Where a model is, and what it takes to have it there."""
 
@@ -91,6 +117,7 @@ class ModelStatus(google.protobuf.message.Message):
     FAILURE_FIELD_NUMBER: builtins.int
     PINNED_FIELD_NUMBER: builtins.int
     LOAD_SECONDS_FIELD_NUMBER: builtins.int
+    OPTIMIZATIONS_FIELD_NUMBER: builtins.int
     residency: Global___Residency.ValueType
     """Where it is."""
     size_bytes: builtins.int
@@ -103,6 +130,12 @@ class ModelStatus(google.protobuf.message.Message):
     """Whether it stays in memory until UnloadModel."""
     load_seconds: builtins.float
     """Seconds that loading it takes. 0: not known."""
+    @property
+    def optimizations(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Optimization]:
+        """What makes it fast where it is resident; more may come while it runs. Of several workers that have it, what the first one by name says.
+        Empty while no worker has it in memory.
+        """
+
     def __init__(
         self,
         *,
@@ -112,8 +145,9 @@ class ModelStatus(google.protobuf.message.Message):
         failure: builtins.str = ...,
         pinned: builtins.bool = ...,
         load_seconds: builtins.float = ...,
+        optimizations: collections.abc.Iterable[Global___Optimization] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["failure", b"failure", "load_seconds", b"load_seconds", "pinned", b"pinned", "progress", b"progress", "residency", b"residency", "size_bytes", b"size_bytes"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["failure", b"failure", "load_seconds", b"load_seconds", "optimizations", b"optimizations", "pinned", b"pinned", "progress", b"progress", "residency", b"residency", "size_bytes", b"size_bytes"]) -> None: ...
 
 Global___ModelStatus: typing_extensions.TypeAlias = ModelStatus
 
@@ -169,6 +203,7 @@ class Model(google.protobuf.message.Message):
     MASKS_FIELD_NUMBER: builtins.int
     LORAS_FIELD_NUMBER: builtins.int
     WEIGHTED_PROMPTS_FIELD_NUMBER: builtins.int
+    STEP_CACHE_FIELD_NUMBER: builtins.int
     name: builtins.str
     """The name to ask for."""
     family: builtins.str
@@ -211,6 +246,8 @@ class Model(google.protobuf.message.Message):
     """Whether a request may have `loras`."""
     weighted_prompts: builtins.bool
     """Whether a request may have the prompt syntax WEIGHTED."""
+    step_cache: builtins.bool
+    """Whether a request may have a `step_cache`."""
     @property
     def samplers(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """The samplers it can use."""
@@ -250,9 +287,10 @@ class Model(google.protobuf.message.Message):
         masks: builtins.bool = ...,
         loras: builtins.bool = ...,
         weighted_prompts: builtins.bool = ...,
+        step_cache: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["status", b"status"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["base", b"base", "default_guidance_scale", b"default_guidance_scale", "default_sampler", b"default_sampler", "default_steps", b"default_steps", "dtype", b"dtype", "family", b"family", "init_images", b"init_images", "is_default", b"is_default", "license", b"license", "loras", b"loras", "masks", b"masks", "max_prompt_tokens", b"max_prompt_tokens", "max_size", b"max_size", "max_steps", b"max_steps", "min_size", b"min_size", "name", b"name", "native_height", b"native_height", "native_width", b"native_width", "refused_samplers", b"refused_samplers", "samplers", b"samplers", "size_multiple", b"size_multiple", "status", b"status", "weighted_prompts", b"weighted_prompts", "workers", b"workers"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["base", b"base", "default_guidance_scale", b"default_guidance_scale", "default_sampler", b"default_sampler", "default_steps", b"default_steps", "dtype", b"dtype", "family", b"family", "init_images", b"init_images", "is_default", b"is_default", "license", b"license", "loras", b"loras", "masks", b"masks", "max_prompt_tokens", b"max_prompt_tokens", "max_size", b"max_size", "max_steps", b"max_steps", "min_size", b"min_size", "name", b"name", "native_height", b"native_height", "native_width", b"native_width", "refused_samplers", b"refused_samplers", "samplers", b"samplers", "size_multiple", b"size_multiple", "status", b"status", "step_cache", b"step_cache", "weighted_prompts", b"weighted_prompts", "workers", b"workers"]) -> None: ...
 
 Global___Model: typing_extensions.TypeAlias = Model
 

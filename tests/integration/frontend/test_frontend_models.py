@@ -8,7 +8,7 @@ import pytest
 
 from collodion.v1 import generation_pb2, job_pb2, model_pb2
 from collodion.wire import jobs, to_frontend
-from collodion.wire.jobs import AdapterInfo, AdapterKind, ModelStatus, Reason, Residency
+from collodion.wire.jobs import AdapterInfo, AdapterKind, ModelStatus, Optimization, Reason, Residency
 from collodion.wire.to_scheduler import LoadModel, UnloadModel
 
 COLD = ModelStatus("shapes", Residency.LOADING, 7 << 20, progress=0.25, pinned=True, load_s=12.5)
@@ -92,6 +92,31 @@ def test_what_the_scheduler_refuses_is_an_error(
     scheduler.say(to_frontend.Refused(scheduler.hear().call, reason, "it is so"))
     error = failed(call, code, reason.value)
     assert (error.details.retry_after_s is None) == (reason is not Reason.NO_WORKER)
+
+
+def test_a_step_cache_is_told_of_submitted_and_echoed_where_the_model_takes_one(
+    scheduler: Any, start: Any, asking: Any
+) -> None:
+    known = scheduler.catalogue
+    ((info, workers),) = known.models
+    fast = ModelStatus(info.name, Residency.RESIDENT, optimizations=(Optimization("step_cache", "on", "14 blocks"),))
+    scheduler.catalogue = msgspec.structs.replace(
+        known, models=((msgspec.structs.replace(info, step_cache=True), workers),), statuses=(fast,)
+    )
+    running = start()
+    scheduler.meet(running.channel)
+    model = asking(running.models.GetModel, model_pb2.GetModelRequest(name=info.name)).result().model
+    assert model.step_cache
+    assert [(one.name, one.value, one.detail) for one in model.status.optimizations] == [
+        ("step_cache", "on", "14 blocks")
+    ]
+    job = generation_pb2.JobRequest(parameters=job_pb2.Parameters(step_cache=0.1))
+    stream = running.generation.Generate(generation_pb2.GenerateRequest(job=job), timeout=10)
+    submit = scheduler.submitted()
+    assert submit.spec.parameters.step_cache == 0.1
+    scheduler.accept(submit)
+    assert next(stream).event.accepted.job.parameters.step_cache == pytest.approx(0.1)
+    stream.cancel()
 
 
 def test_a_model_has_to_be_named(shown: Any, asking: Any) -> None:

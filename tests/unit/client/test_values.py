@@ -68,6 +68,7 @@ def test_every_option_reaches_its_field() -> None:
         "init_image": b"a picture",
         "mask_image": b"a mask",
         "strength": 0.5,
+        "step_cache": 0.25,
         "output_format": OutputFormat.WEBP,
         "quality": 80,
         "tier": "batch",
@@ -150,10 +151,12 @@ def test_what_is_echoed_of_adapters_and_pictures_is_as_it_was_sent() -> None:
         loras=[{"name": "ink", "scale": 0.7}],
         prompt_syntax=job_pb2.PROMPT_SYNTAX_WEIGHTED,
         strength=0.7,
+        step_cache=0.1,
         init_image_sha256="5e1f",
     )
     echoed = Parameters.of(message)
     assert (echoed.guidance_scale, echoed.loras, echoed.strength) == (7.1, (Lora("ink", 0.7),), 0.7)
+    assert (echoed.step_cache, Parameters.of(job_pb2.Parameters()).step_cache) == (0.1, 0.0)
     assert (echoed.prompt_syntax, echoed.init_image_sha256, echoed.mask_image_sha256) == ("weighted", "5e1f", "")
     assert echoed.steps_run == 7
     again = requests.job_request("", {"loras": echoed.loras, "strength": echoed.strength}).parameters

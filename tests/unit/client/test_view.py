@@ -63,11 +63,12 @@ def test_what_begins_from_a_picture_counts_the_steps_that_are_run_and_names_its_
     job.parameters.strength = 0.5
     job.parameters.init_image_sha256 = "5e1f"
     job.parameters.loras.add(name="ink", scale=0.8)
+    job.parameters.step_cache = 0.1
     accepted = fake.event(accepted=job_pb2.Accepted(job=job))
     done = fake.image()
     done.image.parameters.strength = 0.5
     screen = shown(terminal(120), 1, [done], accepted)
-    assert "shapes 8×8, 2 of 4 steps of ddim, seed 7, ink 0.8" in screen
+    assert "shapes 8×8, 2 of 4 steps of ddim, seed 7, ink 0.8, step cache 0.1" in screen
     assert "2/2" in screen
 
 

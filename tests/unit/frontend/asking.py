@@ -31,7 +31,14 @@ MODEL = ModelInfo(
     refused_samplers=(RefusedSampler("lcm", "needs a distilled model"),),
 )
 ARTIST = msgspec.structs.replace(
-    MODEL, name="artist", base="sd1", init_images=True, masks=True, loras=True, weighted_prompts=True
+    MODEL,
+    name="artist",
+    base="sd1",
+    init_images=True,
+    masks=True,
+    loras=True,
+    weighted_prompts=True,
+    step_cache=True,
 )
 ADAPTERS = (
     AdapterInfo("ink", AdapterKind.LOW_RANK, "sd1"),

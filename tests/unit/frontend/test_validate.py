@@ -54,6 +54,9 @@ BAD_PARAMETERS = [
     ("strength", 0.5),
     ("prompt_syntax", job_pb2.PROMPT_SYNTAX_WEIGHTED),
     ("loras", [{"name": "a"}]),
+    ("step_cache", 0.1),
+    ("step_cache", -0.1),
+    ("step_cache", math.nan),
 ]
 
 

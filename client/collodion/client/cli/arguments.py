@@ -110,6 +110,13 @@ def _generate(commands: Any) -> None:
     command.add_argument(
         "--strength", type=float, metavar="0-1", help="how far to depart from --init-image (default: 0.8)"
     )
+    command.add_argument(
+        "--step-cache",
+        type=float,
+        metavar="0-1",
+        help="use the model's deep blocks' last output again while its first block changes by no more than this ratio: "
+        "larger is faster and further from the exact picture (default: 0, off)",
+    )
     command.add_argument("-n", "--images", type=int, metavar="N", help="how many pictures (default: 1)")
     _deadline(command)
     formats = [format_.value for format_ in OutputFormat if format_ is not OutputFormat.UNSPECIFIED]
@@ -169,8 +176,10 @@ def _cancel(commands: Any) -> None:
 
 
 def _models(commands: Any) -> None:
-    command = _command(commands, "models", "list the models of the server, load one or unload one")
-    actions = command.add_subparsers(dest="action", metavar="load|unload")
+    command = _command(commands, "models", "list the models of the server, describe, load or unload one")
+    actions = command.add_subparsers(dest="action", metavar="describe|load|unload")
+    describe = _command(actions, "describe", "say what a model takes, and what makes it fast", again=True)
+    describe.add_argument("name", metavar="MODEL", help="one that `collodion models` names")
     load = _command(actions, "load", "load a model, and keep it in memory", again=True)
     load.add_argument("name", metavar="MODEL", help="one that `collodion models` names")
     load.add_argument("--no-wait", dest="wait", action="store_false", help="do not wait until it is in memory")

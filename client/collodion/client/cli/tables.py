@@ -11,7 +11,7 @@ from collodion.client.cli import plain
 from collodion.client.cli.foreign import shown
 from collodion.client.client import Client
 
-_ELASTIC = ("prompt", "samplers", "deadline", "where")  # columns that give way first
+_ELASTIC = ("prompt", "samplers", "takes", "deadline", "where", "detail")  # columns that give way first
 _NARROW = 90  # characters; on such a terminal even a job's id does
 
 
@@ -44,6 +44,21 @@ def print_table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
         table.add_column(heading, overflow="fold", no_wrap=heading not in elastic)
     for row in rows:
         table.add_row(*(_cell(heading, text) for heading, text in zip(headings, row, strict=True)))
+    console.print(table)
+
+
+def print_facts(facts: list[tuple[str, str]]) -> None:
+    """The name of each fact and what it is, in two columns on a terminal, else with a tab between them."""
+    console = Console(markup=False, highlight=False, emoji=False)
+    if not console.is_terminal:
+        for fact in facts:
+            print("\t".join(map(shown, fact)))
+        return
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, text in facts:
+        table.add_row(Text(shown(name), style="bold"), Text(shown(text)))
     console.print(table)
 
 

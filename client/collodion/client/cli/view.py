@@ -145,5 +145,6 @@ def _described(job: Job) -> str:
     place = f", {job.place} jobs before it" if job.place else ""
     run = f"{parameters.steps_run} of " if parameters.strength is not None else ""
     loras = "".join(f", {lora.name} {lora.scale:g}" for lora in parameters.loras)
+    cache = f", step cache {parameters.step_cache:g}" if parameters.step_cache else ""
     drawn = f"{run}{parameters.steps} steps of {parameters.sampler}, seed {parameters.seed}"
-    return f"{parameters.model} {size}, {drawn}{loras}{place}"
+    return f"{parameters.model} {size}, {drawn}{loras}{cache}{place}"
