@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from collodion.scheduler.config import SchedulerConfig
 from collodion.scheduler.fleet import Fleet, Worker
 from collodion.scheduler.residency import ResidencyRule
-from collodion.wire.jobs import AdapterInfo, ModelStatus, Residency
+from collodion.wire.jobs import AdapterInfo, ModelStatus, Optimization, Residency
 from collodion.wire.to_frontend import Catalogue
 
 _BEST_FIRST = (Residency.RESIDENT, Residency.LOADING, Residency.ON_DISK, Residency.FAILED)
@@ -36,6 +36,7 @@ def status_of(model: str, fleet: Fleet, residency: ResidencyRule) -> ModelStatus
         reason=reason,
         pinned=residency.is_pinned(model),
         load_s=_least(residency.loads.known_s(worker, model) for worker in workers),
+        optimizations=_optimizations(workers, model),
     )
 
 
@@ -50,6 +51,16 @@ def _residency(worker: Worker, model: str) -> Residency:
     said = worker.statuses[model].residency
     waits = model in worker.wanted and said in (Residency.ON_DISK, Residency.FAILED)
     return Residency.LOADING if waits else said
+
+
+def _optimizations(workers: Iterable[Worker], model: str) -> tuple[Optimization, ...]:
+    """Those of the first worker by name that has it in memory, so that two that differ are not told of in turn."""
+    first = min(
+        (worker for worker in workers if worker.where(model) is Residency.RESIDENT),
+        key=lambda worker: (worker.name, worker.incarnation),
+        default=None,
+    )
+    return first.statuses[model].optimizations if first is not None else ()
 
 
 def _adapters(fleet: Fleet) -> tuple[AdapterInfo, ...]:

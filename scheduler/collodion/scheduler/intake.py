@@ -262,6 +262,8 @@ class Intake:
             return "steps: has to be at least 1"
         if not 0 < spec.parameters.strength <= 1 or spec.parameters.steps_run < 1:
             return "strength: leaves no step to run"
+        if not 0 <= spec.parameters.step_cache <= 1:
+            return "step_cache: has to be 0 to 1"
         if spec.slo_s is not None and not 0 < spec.slo_s < math.inf:
             return "slo: has to be more than 0"
         return ""

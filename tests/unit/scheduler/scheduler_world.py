@@ -28,6 +28,7 @@ from collodion.wire.jobs import (
     LatentId,
     ModelInfo,
     ModelStatus,
+    Optimization,
     Parameters,
     Reason,
     Residency,
@@ -145,6 +146,7 @@ class SimulatedWorker:
     loading: tuple[str, int] | None = None
     wish: ResidencyWish | None = None
     loads: list[str] = field(default_factory=list)
+    optimizations: dict[str, tuple[Optimization, ...]] = field(default_factory=dict)
     alive: bool = True
 
     @property
@@ -253,7 +255,8 @@ class SimulatedWorker:
     def _status(self, name: str) -> ModelStatus:
         size, pinned = self.sizes.get(name, 0), name in self.pinned
         if name not in self.on_disk:
-            return ModelStatus(name, Residency.RESIDENT, size, pinned=pinned, load_s=self.load_s)
+            fast = self.optimizations.get(name, ())
+            return ModelStatus(name, Residency.RESIDENT, size, pinned=pinned, load_s=self.load_s, optimizations=fast)
         if name in self.failed:
             return ModelStatus(name, Residency.FAILED, size, reason=self.failed[name], pinned=pinned)
         if self.loading is not None and self.loading[0] == name:
