@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "worker" / "families
 from tiny_models import MODELS, save  # noqa: E402
 
 from collodion.wire.jobs import Parameters  # noqa: E402
-from collodion.worker.config import Precision, WorkerConfig  # noqa: E402
+from collodion.worker.config import WorkerConfig  # noqa: E402
 from collodion.worker.models import load_models, open_library  # noqa: E402
 
 pytestmark = [
@@ -32,7 +32,7 @@ def folders(tmp_path_factory):
 
 
 def load(name, folder, device):
-    config = WorkerConfig(models=(f"{name}={folder}",), device=device, dtype=Precision.FLOAT32)
+    config = WorkerConfig(models=(f"{name}={folder}",), device=device, optimize=("dtype=float32",))
     return load_models(config)[1][name]
 
 
@@ -67,7 +67,7 @@ def test_a_step_beside_a_loading_model_is_the_same_step(folders, tmp_path):
     directory.mkdir()
     for name in ("sd1", "sdxl"):
         (directory / name).symlink_to(folders(name))
-    config = WorkerConfig(models=(), models_dir=directory, device="cuda:0", dtype=Precision.FLOAT32)
+    config = WorkerConfig(models=(), models_dir=directory, device="cuda:0", optimize=("dtype=float32",))
     shelf = open_library(config).shelf
     shelf.look()
     model = shelf.load("sd1", lambda _: None)

@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from collodion.wire.jobs import Parameters  # noqa: E402
-from collodion.worker.config import Precision, WorkerConfig  # noqa: E402
+from collodion.worker.config import WorkerConfig  # noqa: E402
 from collodion.worker.families.device import choose_device  # noqa: E402
 from collodion.worker.families.memory import room_for_models  # noqa: E402
 from collodion.worker.loader import reason_of  # noqa: E402
@@ -22,7 +22,7 @@ pytestmark = [
 ]
 
 BOUND_S = 60
-CONFIG = WorkerConfig(models=("a=shapes",), on_demand=("b=shapes",), device="cuda:0", dtype=Precision.FLOAT32)
+CONFIG = WorkerConfig(models=("a=shapes",), on_demand=("b=shapes",), device="cuda:0", optimize=("dtype=float32",))
 
 
 @pytest.fixture
@@ -106,6 +106,6 @@ def test_a_model_that_does_not_fit_says_so_and_harms_nobody(shelf):
 
 def open_another():
     """A shelf of its own, which shares no weights."""
-    library = open_library(WorkerConfig(models=("c=shapes",), device="cuda:0", dtype=Precision.FLOAT32))
+    library = open_library(WorkerConfig(models=("c=shapes",), device="cuda:0", optimize=("dtype=float32",)))
     library.shelf.look()
     return library.shelf

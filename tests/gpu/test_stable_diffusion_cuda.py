@@ -9,8 +9,9 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from collodion.wire.jobs import Parameters  # noqa: E402
-from collodion.worker.config import Precision, WorkerConfig  # noqa: E402
+from collodion.worker.config import WorkerConfig  # noqa: E402
 from collodion.worker.models import EMBEDDED, load_models  # noqa: E402
+from collodion.worker.optimize.wishes import Precision  # noqa: E402
 from collodion.worker.sampling.catalog import SAMPLERS  # noqa: E402
 
 pytestmark = [
@@ -28,7 +29,7 @@ def dtype(request):
 
 @pytest.fixture(scope="module")
 def shapes(dtype):
-    device, pipelines = load_models(WorkerConfig(models=("shapes",), device="cuda:0", dtype=dtype))
+    device, pipelines = load_models(WorkerConfig(models=("shapes",), device="cuda:0", optimize=(f"dtype={dtype}",)))
     assert device == "cuda:0"
     return pipelines["shapes"]
 

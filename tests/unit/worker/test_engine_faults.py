@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from collodion.wire.jobs import LatentId, Reason, Stage
-from collodion.worker.families import latent_diffusion
+from collodion.worker.families import evaluation
 
 JOBS = {
     "first": {"sampler": "euler_a", "steps": 4, "seed": 1},
@@ -19,9 +19,9 @@ class Interrupted:
     def __init__(self, unet, trouble):
         self._unet, self._trouble = unet, trouble
 
-    def __call__(self, inputs, timesteps, encoder_hidden_states, **options):
-        self._trouble(inputs, encoder_hidden_states)
-        return self._unet(inputs, timesteps, encoder_hidden_states=encoder_hidden_states, **options)
+    def __call__(self, sample, encoder_hidden_states, **options):
+        self._trouble(sample, encoder_hidden_states)
+        return self._unet(sample, encoder_hidden_states=encoder_hidden_states, **options)
 
     def __getattr__(self, name):
         return getattr(self._unet, name)
@@ -108,16 +108,15 @@ def test_a_latent_that_does_not_fit_even_alone_is_told_so(tiny, drive, interrupt
 
 
 def test_an_update_that_fails_half_way_is_as_if_it_had_not_begun(tiny, drive, undisturbed, monkeypatch):
-    advance, calls = latent_diffusion.advance, []
+    update, calls = evaluation.update, []
 
-    def half_way(rows, outputs):
-        calls.append(len(rows))
-        if len(rows) == len(JOBS):
-            advance(rows[:2], outputs[:2])  # two have moved and drawn noise
+    def half_way(state, *others):
+        calls.append(state.shape[1])
+        if state.shape[1] == len(JOBS):  # noise has been drawn
             raise MemoryError
-        advance(rows, outputs)
+        return update(state, *others)
 
-    monkeypatch.setattr(latent_diffusion, "advance", half_way)
+    monkeypatch.setattr(evaluation, "update", half_way)
     driver = drive(tiny)
     latents = run(driver, JOBS)
     assert calls[:4] == [3, 1, 1, 1]

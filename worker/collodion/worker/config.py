@@ -1,21 +1,11 @@
 """The settings of a worker, and what a setting means where it is more than a number."""
 
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 from collodion.process.config import setting
 from collodion.process.logs import LogFormat, LogLevel
 from collodion.process.running import default_artifacts_dir, default_run_dir
-
-
-class Precision(StrEnum):
-    """What the model computes in. Sampler arithmetic is float32 whatever is chosen."""
-
-    AUTO = "auto"
-    FLOAT32 = "float32"
-    FLOAT16 = "float16"
-    BFLOAT16 = "bfloat16"
 
 
 @dataclass(frozen=True)
@@ -56,9 +46,10 @@ class WorkerConfig:
         high=1 << 30,
     )
     device: str = setting("auto", "auto, cpu or cuda:N; auto is the first GPU if there is one, and else the CPU.")
-    dtype: Precision = setting(
-        Precision.AUTO,
-        "Precision of the model: auto is float32 on a CPU and float16 on a GPU; float16 on a CPU is slow or fails.",
+    optimize: tuple[str, ...] = setting(
+        (),
+        "What makes models fast, as KEY=VALUE for all or MODEL:KEY=VALUE for one, for example dtype=float32,sdxl:compile=regional"
+        " (docs/performance.md has all keys); what cannot work here is refused, and each costs time, memory or likeness.",
     )
     threads: int = setting(
         0,

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from collodion.wire.jobs import Parameters
-from collodion.worker.families.device import Device
 from collodion.worker.families.flux import Flux
 from collodion.worker.families.stable_diffusion_3 import StableDiffusion3
+from collodion.worker.optimize.plan import dtype_of
+from collodion.worker.optimize.wishes import Precision, Wish
 
 VAE = {"latent_channels": 16, "block_out_channels": [128, 256, 512, 512]}
 CLIP = {"model_max_length": 77}
@@ -145,11 +146,10 @@ def test_relatives_that_want_more_than_a_prompt_are_refused(architecture, config
 
 
 def test_models_with_t5_prefer_bfloat16_on_a_gpu_unless_a_precision_is_chosen():
-    gpu = torch.device("cuda", 0)
-    by_itself, chosen = Device(gpu, torch.float16, chosen=False), Device(gpu, torch.float16)
-    assert by_itself.suiting(Flux.gpu_dtype).dtype is torch.bfloat16
-    assert chosen.suiting(Flux.gpu_dtype).dtype is torch.float16
-    assert Device(torch.device("cpu"), torch.float32, chosen=False).suiting(Flux.gpu_dtype).dtype is torch.float32
+    gpu, cpu = torch.device("cuda", 0), torch.device("cpu")
+    assert dtype_of(Wish(), gpu, Flux.gpu_dtype) is torch.bfloat16
+    assert dtype_of(Wish(dtype=Precision.FLOAT16), gpu, Flux.gpu_dtype) is torch.float16
+    assert dtype_of(Wish(), cpu, Flux.gpu_dtype) is torch.float32
 
 
 @pytest.mark.parametrize("family", ["flux_dev", "sd35"])

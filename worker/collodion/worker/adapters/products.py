@@ -45,11 +45,6 @@ class Gathered:
         changed = outputs.reshape(self.rows, -1, outputs.shape[-1]).baddbmm_(inner, up)
         return changed.view(outputs.shape)
 
-    def copy_(self, other: "Gathered") -> None:
-        """Takes over the other's numbers, of the same shapes."""
-        self.pages.copy_(other.pages, non_blocking=True)
-        self.weights.copy_(other.weights, non_blocking=True)
-
     def _convolved(self, site: Site, inputs: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
         """(rows, ranks, pixels)."""
         _check_rows(site, inputs, self.rows)

@@ -5,6 +5,8 @@ the banks may have moved or dropped what a selection names; then it is worked ou
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from copy import copy
+from dataclasses import replace
 from typing import NamedTuple, Protocol, TypeAlias
 
 import torch
@@ -75,26 +77,28 @@ class Selection:
         self.changes = list(changes.items())
         self.epoch = epoch
 
-    def take(self, other: "Selection") -> None:
-        """Takes over the other's adapters without a new tensor: what was captured while this was applied runs with them from now on.
+    def tensors(self) -> dict[str, torch.Tensor] | None:
+        """By name, what of it differs between batches of the same shape; None if more does, or it was chosen without `ranks`."""
+        named: dict[str, torch.Tensor] = {}
+        if any(change.merges for _, change in self.changes):
+            return None
+        for segment, product in self.products.items():
+            if not isinstance(product, Gathered):
+                return None
+            named |= {f"{segment}.pages": product.pages, f"{segment}.weights": product.weights}
+        return named
 
-        For CUDA graphs. Both were chosen with `ranks`, for as many rows, and the banks have not moved since (`Bank.moves`). The other
-        one is what has to be kept, and worked out again if the banks forget. Raises ValueError if they differ in more than numbers.
-        """
-        if self.products.keys() != other.products.keys() or any(
-            change.merges for _, change in self.changes + other.changes
-        ):
-            raise ValueError("selections of different modules, or with changes that are no products")
-        pairs = [(product, other.products[segment]) for segment, product in self.products.items()]
-        for mine, theirs in pairs:
-            if not isinstance(mine, Gathered) or not isinstance(theirs, Gathered):
-                raise ValueError("a selection that was chosen without `ranks`")
-            if mine.weights.shape != theirs.weights.shape:
-                raise ValueError(f"{tuple(theirs.weights.shape)} rows and ranks, not {tuple(mine.weights.shape)}")
-        for mine, theirs in pairs:
-            assert isinstance(mine, Gathered)
-            assert isinstance(theirs, Gathered)
-            mine.copy_(theirs)
+    def bound(self, tensors: Mapping[str, torch.Tensor]) -> "Selection":
+        """The same, reading its numbers from these, as `tensors` names them: a CUDA graph has tensors of its own."""
+        bound = copy(self)
+        bound.products = {
+            segment: replace(product, pages=tensors[f"{segment}.pages"], weights=tensors[f"{segment}.weights"])
+            for segment, product in self.products.items()
+            if isinstance(product, Gathered)
+        }
+        changes = {segment: Change(product) for segment, product in bound.products.items()}
+        bound.changes = [(site, changes[site.segment]) for site, _ in self.changes]
+        return bound
 
     def _product(self, rows: Sequence["_Row"], site: Site) -> Product:
         """Of the segment of this site."""

@@ -41,8 +41,12 @@ class Conditioning:
     @property
     def form(self) -> Hashable:
         """What it has in common with others whose rows go through the very same kernels."""
-        shapes = tuple((name, tensor.shape) for texts in self.texts for name, tensor in texts.items())
-        return shapes, tuple((use.adapter.key, use.scale) for use in self.uses)
+        return self.text_shapes, tuple((use.adapter.key, use.scale) for use in self.uses)
+
+    @property
+    def text_shapes(self) -> Hashable:
+        """Of all its texts."""
+        return tuple((name, tensor.shape) for texts in self.texts for name, tensor in texts.items())
 
     @property
     def nbytes(self) -> int:
@@ -86,9 +90,15 @@ class Denoising:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """The last model call: what went in and what came out, float32 (latents, C, H, W) each, by latent."""
+    """What one model call did to these latents; it is theirs once the batch takes it.
+
+    following: float32 (1 + H, slots, C, height, width), see sampling/update.py. inputs, outputs: what the model was given for each slot and
+    what came out after guidance, float32 (slots, C, height, width). lost: bool (latents,), those that are not finite. timesteps: by latent.
+    """
 
     states: Sequence[Denoising]
+    following: torch.Tensor
     inputs: torch.Tensor
     outputs: torch.Tensor
+    lost: torch.Tensor
     timesteps: Sequence[float]

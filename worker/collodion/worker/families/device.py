@@ -10,27 +10,22 @@ from dataclasses import dataclass, replace
 import torch
 
 from collodion.process.config import ConfigError
-from collodion.worker.config import Precision, WorkerConfig
+from collodion.worker.config import WorkerConfig
 from collodion.worker.timing import HostSpan, Span
 
-_DTYPES = {
-    Precision.FLOAT32: torch.float32,
-    Precision.FLOAT16: torch.float16,
-    Precision.BFLOAT16: torch.bfloat16,
-}
+_STAGED_BYTES = 1 << 20  # a tensor that is brought to a GPU by way of pinned memory has at most so many
 
 
 @dataclass(frozen=True)
 class Device:
-    """Where and in what precision models run. `run_ahead`: see Pipeline. chosen: whether the settings name the precision."""
+    """Where a model runs, and in what precision; `run_ahead`: see Pipeline."""
 
     place: torch.device
-    dtype: torch.dtype
-    chosen: bool = True
+    dtype: torch.dtype = torch.float32
 
-    def suiting(self, gpu_dtype: torch.dtype) -> "Device":
-        """For a model that runs in this precision on a GPU, unless the settings name another."""
-        return self if self.chosen or self.place.type == "cpu" else replace(self, dtype=gpu_dtype)
+    def computing_in(self, dtype: torch.dtype) -> "Device":
+        """The same for a model of this precision."""
+        return replace(self, dtype=dtype)
 
     @property
     def run_ahead(self) -> int:
@@ -49,7 +44,13 @@ class Device:
         return pinned.copy_(tensor, non_blocking=True)
 
     def to_device(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The way there; nothing waits for it, nor need `to_host` be complete: all is in order on one stream. On a CPU: itself."""
+        """The way there; nothing waits for it, nor need `to_host` be complete: all is in order on one stream. On a CPU: itself.
+
+        What a step needs is small and would be waited for if it came from memory that may be paged out, so it goes by way of memory that
+        may not. A large tensor would take as much of that for good.
+        """
+        if self.place.type == "cuda" and tensor.device.type == "cpu" and tensor.nbytes <= _STAGED_BYTES:
+            tensor = tensor if tensor.is_pinned() else tensor.pin_memory()
         return tensor.to(self.place, non_blocking=True)
 
 
@@ -94,8 +95,7 @@ def choose_device(config: WorkerConfig) -> Device:
             f"device: {name} is not there; torch {torch.__version__} sees {torch.cuda.device_count()} GPUs"
         )
     _set_up(chosen, config)
-    fallback = torch.float32 if chosen.type == "cpu" else torch.float16
-    return Device(chosen, _DTYPES.get(config.dtype, fallback), config.dtype in _DTYPES)
+    return Device(chosen)
 
 
 def _set_up(device: torch.device, config: WorkerConfig) -> None:

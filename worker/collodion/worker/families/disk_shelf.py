@@ -32,7 +32,6 @@ class DiskShelf:
     ) -> None:
         self._folders = folders
         self._directory = config.models_dir
-        self._number_bytes = device.dtype.itemsize
         self._adapters = AdapterFiles()
         self._loading = Loading(config, device, self._adapters, observer_for)
         self._registry: Registry | None = None
@@ -91,7 +90,7 @@ class DiskShelf:
         known = self._described.get(name)
         if known is not None and known[0] == source:
             return known
-        size_bytes, edition = source.numbers * self._number_bytes, str(hash(source.files))
+        size_bytes, edition = source.numbers * self._loading.number_bytes(source), str(hash(source.files))
         try:
             info = self._loading.describe(source)
         except ModelUnusable as error:

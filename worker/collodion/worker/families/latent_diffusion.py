@@ -9,9 +9,7 @@ Reference: diffusers' pipeline of the architecture, with the same seed (CPU gene
    different adapters, are then in different model calls.
 """
 
-from collections.abc import Hashable, Sequence
-from contextlib import AbstractContextManager
-from functools import partial
+from collections.abc import Callable, Hashable, Sequence
 
 import torch
 
@@ -19,25 +17,26 @@ from collodion.wire.jobs import ModelInfo, Optimization, Parameters
 from collodion.worker.adapters.adapters import AdapterBudgets, Adapters
 from collodion.worker.config import WorkerConfig
 from collodion.worker.families.adapter_files import AdapterFiles
-from collodion.worker.families.architecture import Architecture, Prompt, Texts, pad
+from collodion.worker.families.architecture import Architecture, Texts
 from collodion.worker.families.clean_estimate import CleanEstimate
+from collodion.worker.families.decoding import Decoder
 from collodion.worker.families.denoising import Conditioning, Denoising, Evaluation, SamplingPlan
 from collodion.worker.families.device import Device, memory_errors
+from collodion.worker.families.encoding import PromptEncoder
 from collodion.worker.families.job_reader import JobReader
 from collodion.worker.families.rgb_map import fit_rgb_map, to_rgb
-from collodion.worker.families.start import Kept, Start, beginning
-from collodion.worker.families.step_batch import StepBatch
+from collodion.worker.families.start import Start, beginning
+from collodion.worker.families.step_batch import StepBatch, undrawn_if_it_fails
+from collodion.worker.optimize.optimized import Optimized
 from collodion.worker.pipeline import Decoded, Encoded, Picture, Stepped
 from collodion.worker.sampling.noise import NoiseSource
 from collodion.worker.sampling.trajectory import Trajectory
-from collodion.worker.sampling.update import advance, model_inputs
+from collodion.worker.sampling.update import model_inputs
 from collodion.worker.uploads import Uploads
 
 
 class LatentDiffusion:
     """See the module, and Pipeline for what each method promises."""
-
-    optimizations: tuple[Optimization, ...] = ()
 
     def __init__(
         self,
@@ -47,8 +46,10 @@ class LatentDiffusion:
         device: Device,
         uploads: Uploads,
         adapter_files: AdapterFiles,
+        optimized: Optimized,
     ) -> None:
         self.info = info
+        self._optimized = optimized
         components = {name: getattr(architecture.pipeline, name) for name in _adapted(architecture)}
         budgets = AdapterBudgets(config.adapters_mib << 20, config.adapters_host_mib << 20)
         self._adapters = Adapters(components, budgets, architecture.unadapted, every_row=config.reproducible)
@@ -59,13 +60,19 @@ class LatentDiffusion:
         self._device = device
         self._rgb_map = fit_rgb_map(architecture.vae)
         padded = config.reproducible
-        self._encode_rows = 2 * config.encode_batch if padded else 0
+        self._max_batch = config.max_batch
         self._step_rows = 2 * config.max_batch if padded else 0
-        self._decode_rows = config.decode_batch if padded else 0
+        self._encoder = PromptEncoder(architecture, self._adapters, 2 * config.encode_batch if padded else 0)
+        self._decoder = Decoder(architecture.vae, device, config.decode_batch if padded else 0)
         self._clean_estimate = CleanEstimate(architecture.pipeline.scheduler)
         self._batches: list[StepBatch] = []
         self._stepped: list[Denoising] = []
-        self._last: Evaluation | None = None
+        self._last: tuple[Evaluation, ...] = ()
+
+    @property
+    def optimizations(self) -> tuple[Optimization, ...]:
+        """See Pipeline."""
+        return self._optimized.report
 
     @property
     def weight_bytes(self) -> int:
@@ -75,18 +82,15 @@ class LatentDiffusion:
     def close(self) -> None:
         """See Pipeline."""
         self._forget()
+        self._optimized.ready.clear()
         self._adapters.close()
         # One module after the other: freed all at once, by one statement, they would hold up the device's thread for as long.
         for part in self._modules():
             for module in list(part.modules()):
                 module._parameters.clear()
                 module._buffers.clear()
-        del (
-            self._architecture,
-            self._vae,
-            self._reader,
-            self._adapters,
-        )  # who still has this pipeline has nothing of the model
+        # Who still has this pipeline has nothing of the model.
+        del self._architecture, self._vae, self._reader, self._adapters, self._encoder, self._decoder
         if self._device.place.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -99,7 +103,7 @@ class LatentDiffusion:
         """See Pipeline."""
         different = list(dict.fromkeys(prompt for plan in plans for prompt in plan.prompts))
         with self._device.span() as span, memory_errors():
-            texts = self._texts_of(different)
+            texts = self._encoder.encode(different)
             conditioning = [
                 Conditioning(
                     [_own(texts[prompt]) for prompt in plan.prompts],
@@ -130,31 +134,40 @@ class LatentDiffusion:
     def step(self, states: Sequence[Denoising]) -> Stepped:
         """See Pipeline."""
         with self._device.span() as span, memory_errors():
-            rows = [state.trajectory for state in states]
-            inputs = model_inputs(rows)
-            outputs = torch.empty_like(inputs)
-            for batch in self._batches_of(states):
-                outputs[batch.places] = self._evaluate(batch, inputs)
-            last = Evaluation(states, inputs, outputs, [row.timestep for row in rows])
-            # One reduction for the batch: a sum is finite only if everything in it is.
-            lost = self._device.to_host(~outputs.sum(dim=(1, 2, 3)).isfinite())
-            _advance_or_restore(states, outputs)
-        self._last = last
-        return Stepped(span, lambda: lost.nonzero().flatten().tolist())
+            batches = self._batches_of(states)
+            with undrawn_if_it_fails(states):
+                evaluations = [batch.evaluate() for batch in batches]
+            lost = [self._device.to_host(one.lost) for one in evaluations]
+        for batch, one in zip(batches, evaluations, strict=True):
+            batch.take(one)
+        self._last = tuple(evaluations)
+        return Stepped(span, lambda: _places_of(batches, lost))
 
     @torch.inference_mode()
     def decode(self, states: Sequence[Denoising]) -> Decoded:
         """See Pipeline."""
-        with self._device.span() as span, memory_errors():
-            latents = pad(torch.stack([state.trajectory.latent for state in states]), self._decode_rows)
-            decoded = self._vae.decode(latents)[: len(states)]
-            lost = self._device.to_host(~decoded.float().sum(dim=(1, 2, 3)).isfinite())
-            pictures = self._device.to_host(self._vae.pixels(decoded))
+        decoded = self._decoder.decode([state.trajectory.latent for state in states])
         if any(state in self._stepped for state in states):
             self._forget()
-        return Decoded(
-            span, lambda: [None if bad else picture.numpy() for bad, picture in zip(lost, pictures, strict=True)]
-        )
+        return decoded
+
+    @torch.inference_mode()
+    def make_ready(self, progress: Callable[[float], None] = lambda _: None) -> None:
+        """Compiles or captures what was planned; on the thread that loads, before anything else is asked of the pipeline."""
+        ready = self._optimized.ready
+        sizes = self._optimized.plan.sizes or ((self.info.native_width, self.info.native_height),)
+        rows = ready.sizes(self._max_batch * self.info.guided_rows) if ready.maker is not None else []
+        for done, (width, height) in enumerate(sizes if rows else ()):
+            state = self._example(width, height)
+            for number, size in enumerate(rows):
+                progress((done + number / len(rows)) / len(sizes))
+                self._batch([state], [0], size).make_ready()
+        progress(1.0)
+
+    @torch.inference_mode()
+    def tidy(self) -> bool:
+        """See Pipeline."""
+        return self._optimized.ready.tidy()
 
     @torch.inference_mode()
     def park(self, state: Denoising) -> None:
@@ -187,8 +200,8 @@ class LatentDiffusion:
     @torch.inference_mode()
     def snapshot(self, state: Denoising) -> torch.Tensor:
         """See Pipeline: what the last model call believed the finished latent to be, or the latent if it was not in it."""
-        last = self._last
-        if last is None or state not in last.states:
+        last = next((one for one in self._last if state in one.states), None)
+        if last is None:
             return model_inputs([state.trajectory])[0]
         row = last.states.index(state)
         return self._clean_estimate(last.inputs[row], last.outputs[row], last.timesteps[row])
@@ -198,59 +211,42 @@ class LatentDiffusion:
         """See Pipeline. On a GPU this thread waits for what was queued before, and no other one does."""
         return to_rgb(snapshot.cpu(), self._rgb_map)
 
-    def _texts_of(self, prompts: Sequence[Prompt]) -> dict[Prompt, Texts]:
-        """Reproducible: those with the same adapters by themselves, as for the steps."""
-        groups: dict[Hashable, list[Prompt]] = {}
-        for prompt in prompts:
-            groups.setdefault(prompt.key if self._encode_rows else None, []).append(prompt)
-        texts: dict[Prompt, Texts] = {}
-        for group in groups.values():
-            encoded = self._architecture.encode_prompts(group, partial(self._around, group), self._encode_rows)
-            texts.update(zip(group, encoded, strict=True))
-        return texts
-
-    def _around(
-        self, prompts: Sequence[Prompt], encoders: Sequence[int], rows: Sequence[int]
-    ) -> AbstractContextManager[object]:
-        """See Around. Rows of no prompt have some adapters too, so that what is computed does not depend on how many there are."""
-        uses = [prompts[max(row, 0)].uses for row in rows]
-        components = [self._architecture.text_encoders[encoder] for encoder in encoders]
-        selections = [self._adapters.select(component, uses, len(rows)) for component in components]
-        bank = self._adapters.bank
-        for selection in selections:
-            bank.refresh(selection)  # room for one may have been made by moving another's
-        if any(selection.epoch != bank.epoch for selection in selections):
-            raise MemoryError("the adapters of the text encoders do not fit side by side")
-        return self._adapters.applied(*selections)
-
     def _modules(self) -> list[torch.nn.Module]:
         return [part for part in self._architecture.pipeline.components.values() if isinstance(part, torch.nn.Module)]
 
     def _forget(self) -> None:
         """Lets go of the last step batch: some of its latents are finished, and may be the last ones of this model for long."""
-        self._last = None
+        self._last = ()
         self._batches, self._stepped = [], []
 
     def _batches_of(self, states: Sequence[Denoising]) -> list[StepBatch]:
         """One, but for a reproducible worker: there who is in a call must not change what kernels run."""
         if self._stepped != states:
-            forms: dict[Hashable, list[int]] = {}
+            groups: dict[Hashable, list[int]] = {}
             for place, state in enumerate(states):
-                forms.setdefault(state.conditioning.form if self._step_rows else None, []).append(place)
-            select = partial(self._adapters.select, self._architecture.denoiser_part)
+                groups.setdefault(self._group_of(state), []).append(place)
             self._batches = [
-                StepBatch([states[place] for place in places], places, self._step_rows, self._device, select)
-                for places in forms.values()
+                self._batch([states[place] for place in places], places, self._step_rows) for places in groups.values()
             ]
             self._stepped = list(states)
         return self._batches
 
-    def _evaluate(self, batch: StepBatch, inputs: torch.Tensor) -> torch.Tensor:
-        """The model's output after guidance. inputs: of all latents that are stepped. Returns float32 (latents of the batch, C, H, W)."""
-        mine = inputs if len(batch.states) == len(inputs) else inputs[batch.places]
-        with self._adapters.applied(batch.selection):
-            predicted = self._architecture.predict(batch.rows(mine)).float()
-        return batch.guide(predicted, self._architecture.guide)
+    def _group_of(self, state: Denoising) -> Hashable:
+        """What states have in common that share a call."""
+        if self._step_rows:
+            return state.conditioning.form
+        return None if self._optimized.takes_masks else state.conditioning.text_shapes
+
+    def _batch(self, states: Sequence[Denoising], places: Sequence[int], size: int) -> StepBatch:
+        return StepBatch(states, places, size, self._device, self._architecture, self._adapters, self._optimized.ready)
+
+    def _example(self, width: int, height: int) -> Denoising:
+        """A latent as most requests have it, guided if they are."""
+        info = self.info
+        sampler, scale = info.default_sampler, info.default_guidance_scale
+        parameters = Parameters(info.name, "", "", width, height, info.default_steps, sampler, scale, 0, 1)
+        plan = self.prepare(parameters)
+        return self.begin(plan, self.encode([plan]).conditioning[0], 0)
 
 
 def _adapted(architecture: Architecture) -> tuple[str, ...]:
@@ -262,26 +258,11 @@ def _own(texts: Texts) -> Texts:
     return {name: tensor.clone() for name, tensor in texts.items()}
 
 
-def _advance_or_restore(states: Sequence[Denoising], outputs: torch.Tensor) -> None:
-    """`advance`, all or nothing: if memory ends in the middle of it, no row has moved and no noise is spent."""
-    rows = [state.trajectory for state in states]
-    before = [(row, row.state, row.call, _noise_state(row)) for row in rows]
-    try:
-        advance(rows, outputs)
-        for state in states:
-            if state.kept is not None:
-                _put_back(state.kept, state.trajectory)
-    except BaseException:
-        for row, tensors, call, noise in before:
-            row.state, row.call = tensors, call
-            if noise is not None:
-                row.noise.import_state(noise)
-        raise
-
-
-def _put_back(kept: Kept, row: Trajectory) -> None:
-    row.state[0] = kept.put_back(row.latent, *row.table.levels[row.call])
-
-
-def _noise_state(row: Trajectory) -> bytes | None:
-    return None if row.table.draws[row.call] is None else row.noise.export_state()
+def _places_of(batches: Sequence[StepBatch], lost: Sequence[torch.Tensor]) -> list[int]:
+    """The places of those that are lost."""
+    return [
+        place
+        for batch, ours in zip(batches, lost, strict=True)
+        for place, bad in zip(batch.places, ours, strict=True)
+        if bad
+    ]

@@ -4,8 +4,11 @@ The registry reads and checks (`collodion.worker.registry`); here its parts beco
 """
 
 import inspect
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
+
+import torch
 
 from collodion.wire.artifacts import DirectoryStore
 from collodion.wire.jobs import ModelInfo
@@ -16,37 +19,45 @@ from collodion.worker.families.catalog import architecture_of
 from collodion.worker.families.device import Device
 from collodion.worker.families.latent_diffusion import LatentDiffusion
 from collodion.worker.families.model_info import describe
+from collodion.worker.optimize.errors import Unsuitable
 from collodion.worker.optimize.observer import ObserverFor, unobserved
+from collodion.worker.optimize.optimized import Optimized
+from collodion.worker.optimize.plan import Plan, dtype_of, resolve
+from collodion.worker.optimize.wishes import check, wish_for
 from collodion.worker.registry import ModelSource, ModelUnusable, configs_of
 from collodion.worker.registry.loading import load_parts
 from collodion.worker.registry.modules import quieten
 from collodion.worker.registry.sharing import SharedWeights
 from collodion.worker.uploads import Uploads
 
+_READING = 0.5  # of the progress of a model that is made ready after it was read, which takes about as long
+
 
 class Loading:
     """Describes and loads models for one device. Any thread but the device's.
 
     adapters: those that requests may name. observer_for: whom a model that was loaded tells what its fast engine did. Whatever is wrong
-    with a model is ModelUnusable, a sentence that names its file.
+    with a model is ModelUnusable, a sentence that names its file. Raises ConfigError if the settings' `optimize` cannot be read.
     """
 
     def __init__(
         self, config: WorkerConfig, device: Device, adapters: AdapterFiles, observer_for: ObserverFor = unobserved
     ) -> None:
         quieten()
+        check(config.optimize)
         self._config = config
         self._device = device
         self._adapters = adapters
         self._observer_for = observer_for
         self._uploads = Uploads(DirectoryStore(config.artifacts))
-        self._shared = SharedWeights()
+        # By what is done to weights after they were read.
+        self._shared: defaultdict[object, SharedWeights] = defaultdict(SharedWeights)
 
     def describe(self, source: ModelSource) -> ModelInfo:
         """What clients are told of the model, from its configurations alone."""
         architecture = _architecture(source)
         configs = configs_of(source)
-        dtype = str(self._device.suiting(architecture.gpu_dtype).dtype).removeprefix("torch.")
+        dtype = str(self._plan(source, architecture).dtype).removeprefix("torch.")
         said = {"license": source.license, **source.sidecar}
         try:
             return describe(source.name, architecture, configs, said, dtype)
@@ -59,10 +70,34 @@ class Loading:
         """The model on the device. MemoryError: it does not fit."""
         info = self.describe(source)
         architecture = _architecture(source)
-        device = self._device.suiting(architecture.gpu_dtype)
-        parts = load_parts(source, device.dtype, device.place, self._shared, progress)
+        plan = self._plan(source, architecture)
+        place = self._device.place
+        reading = 1.0 if not plan.makes_ready else _READING
+        parts = load_parts(source, plan.dtype, place, self._shared[plan.weights], lambda done: progress(reading * done))
         made = architecture(_pipeline(architecture, source, parts))
-        return LatentDiffusion(made, info, self._config, device, self._uploads, self._adapters)
+        try:
+            optimized = Optimized(made, plan, place, self._observer_for(source.name))
+            device = self._device.computing_in(plan.dtype)
+            loaded = LatentDiffusion(made, info, self._config, device, self._uploads, self._adapters, optimized)
+        except Unsuitable as unsuitable:
+            raise ModelUnusable(f"the model {source.name}: {unsuitable.reason}") from unsuitable
+        loaded.make_ready(lambda done: progress(reading + (1 - reading) * done))
+        return loaded
+
+    def _plan(self, source: ModelSource, architecture: type[Architecture]) -> Plan:
+        """What its settings come down to. Raises ModelUnusable."""
+        wish = wish_for(self._config.optimize, source.name)
+        try:
+            convolutional = architecture.denoiser_part == "unet"
+            return resolve(wish, self._device.place, architecture.gpu_dtype, convolutional)
+        except Unsuitable as unsuitable:
+            raise ModelUnusable(f"the model {source.name}: {unsuitable.reason}") from unsuitable
+
+    def number_bytes(self, source: ModelSource) -> int:
+        """Of a weight, once it is loaded."""
+        architecture = architecture_of(source.pipeline)
+        gpu_dtype = torch.float32 if architecture is None else architecture.gpu_dtype
+        return dtype_of(wish_for(self._config.optimize, source.name), self._device.place, gpu_dtype).itemsize
 
 
 def _architecture(source: ModelSource) -> type[Architecture]:

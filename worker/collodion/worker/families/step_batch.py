@@ -1,20 +1,40 @@
-"""The tensors of a step batch that stay the same from step to step while the same latents run together."""
+"""The latents that run together: what stays the same from step to step, and what goes into their next evaluation.
 
-from collections.abc import Callable, Sequence
+Everything that an evaluation reads is a tensor with a name, so that it may run through a CUDA graph (`collodion.worker.optimize.ready`):
+
+    state, numbers, noise           see sampling/update.py; these differ from step to step
+    source                          int64 (rows,): the slot whose latent a row shows; rows that only fill the call up show the first
+    negative, guided, scales        int64, bool, float32 (slots,): the row with a slot's negative prompt, whether it has one, how strong
+    guidance                        float32 (rows,)
+    text.NAME, channels             with the rows before their own axes
+    adapter.SEGMENT.pages, weights  see adapters/selection.py
+"""
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 
+from collodion.worker.adapters.adapters import Adapters
 from collodion.worker.adapters.selection import Row, Selection
-from collodion.worker.families.architecture import Rows, collate, length, pad
-from collodion.worker.families.denoising import Denoising
+from collodion.worker.families.architecture import Architecture, collate, length, pad
+from collodion.worker.families.denoising import Denoising, Evaluation
 from collodion.worker.families.device import Device
+from collodion.worker.families.evaluation import EvaluationFunction
+from collodion.worker.optimize.ready import Ready, Signature
+from collodion.worker.sampling.update import Slots, upload
+
+VARYING = ("state", "numbers", "noise")
+_HISTORY = 4  # tensors that there is room for in a call whose shapes are fixed: no sampler of ours has more
+_RANKS = 16  # of adapters, likewise, unless a row has more
+_TEXT_MULTIPLE = 64  # tokens, likewise
 
 
 class StepBatch:
     """Rows of one model call: every latent with its prompt, then the guided ones again with their negative prompt.
 
-    places: where these latents are among all that are stepped; an int64 tensor. size: rows of the call at least; zeros fill it up.
-    select: the adapters of these rows, in a call of so many. guided: int64, the latents with a negative row.
+    places: where these latents are among all that are stepped. size: rows of the call at least. Raises MemoryError if the adapters of these
+    rows do not fit.
     """
 
     def __init__(
@@ -23,50 +43,131 @@ class StepBatch:
         places: Sequence[int],
         size: int,
         device: Device,
-        select: Callable[[Sequence[Row], int], Selection],
+        architecture: Architecture,
+        adapters: Adapters,
+        ready: Ready,
     ) -> None:
-        self.places = device.to_device(torch.tensor(places, dtype=torch.int64))
         self.states = states
-        self.trajectories = [state.trajectory for state in states]
-        texts = [state.conditioning.texts for state in states]
+        self.places = places
         self._device = device
-        self._guided = [row for row, ours in enumerate(texts) if len(ours) > 1]
-        self._rows = len(states) + len(self._guided)
-        self.size = max(size, self._rows)
-        rows = [*(ours[0] for ours in texts), *(texts[row][1] for row in self._guided)]
-        self._texts = collate(rows, self.size)
+        self._architecture = architecture
+        self._adapters = adapters
+        self._ready = ready
+        self._fixed = ready.maker is not None
+        texts = [state.conditioning.texts for state in states]
+        self.guided = [slot for slot, ours in enumerate(texts) if len(ours) > 1]
+        self._order = [*range(len(states)), *self.guided]
+        self.size = ready.size(max(size, len(self._order)))
+        fixed = self._fixed
+        self.slots = Slots([state.trajectory for state in states], self.size if fixed else 0, _HISTORY if fixed else 0)
+        rows = [*(ours[0] for ours in texts), *(texts[slot][1] for slot in self.guided)]
         self._lengths = tuple(map(length, rows))
-        self.guided = device.to_device(torch.tensor(self._guided, dtype=torch.int64))
-        self._order = [*range(len(states)), *self._guided]
-        scales = torch.tensor([states[row].guidance_scale for row in self._order], dtype=torch.float32)
-        self._guidance = device.to_device(pad(scales, self.size))
-        self._channels = self._more_channels()
-        self.selection = select([states[row].conditioning.uses for row in self._order], self.size)
+        self._texts = collate(rows, self.size, _TEXT_MULTIPLE if fixed and architecture.any_lengths else 0)
+        self._constant: dict[str, torch.Tensor] = dict(self._rows_tensors())
+        self._selection = self._select()
+        self._use_selection()
 
-    def rows(self, latents: torch.Tensor) -> Rows:
-        """The model call. latents: float32 (latents, C, H, W), as the model is to be given them."""
-        inputs = pad(torch.cat([latents, latents[self.guided]]), self.size).to(self._device.dtype)
-        if self._channels is not None:
-            inputs = torch.cat([inputs, self._channels], dim=1)
-        # Whole numbers become float32 inside of a UNet before anything else, too.
-        timesteps = torch.tensor([self.trajectories[row].timestep for row in self._order], dtype=torch.float32)
-        timesteps = self._device.to_device(pad(timesteps, self.size))
-        return Rows(inputs, timesteps, self._texts, self._guidance, self._lengths)
+    def evaluate(self) -> Evaluation:
+        """The next evaluation, which changes nothing but the noise sources."""
+        timesteps = [row.timestep for row in self.slots.rows]
+        results = self._run()
+        following = results["following"]
+        for slot, state in enumerate(self.states):
+            if state.kept is not None:
+                row = state.trajectory
+                following[0, slot] = state.kept.put_back(following[0, slot], *row.table.levels[row.call + 1])
+        lost = results["lost"][: len(self.states)]
+        return Evaluation(self.states, following, results["shown"], results["outputs"], lost, timesteps)
 
-    def guide(
-        self,
-        predicted: torch.Tensor,
-        guidance: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
-    ) -> torch.Tensor:
-        """What `guidance` makes of the guided ones, and the others. predicted: float32 (size, C, H, W). Returns (latents, C, H, W)."""
-        prompted = predicted[: len(self.states)]
-        if not self._guided:
-            return prompted
-        negative = predicted[len(self.states) : self._rows]
-        scales = self._guidance[len(self.states) : self._rows, None, None, None]
-        return prompted.index_copy(0, self.guided, guidance(prompted[self.guided], negative, scales))
+    def take(self, evaluation: Evaluation) -> None:
+        """Moves every latent on to what `evaluate` gave. Cannot fail."""
+        self.slots.take(evaluation.following)
 
-    def _more_channels(self) -> torch.Tensor | None:
-        channels = [self.states[row].channels for row in self._order]
+    def make_ready(self) -> bool:
+        """Makes calls of these shapes ready; False if that cannot be."""
+        assert self._signature is not None
+        tensors = {
+            **self._constant,
+            "state": self.slots.state(),
+            "numbers": upload(self.slots.numbers(), self._device.place),
+        }
+        tensors["noise"] = torch.zeros_like(tensors["state"][0])
+        return self._ready.make(self._signature, self._function, tensors)
+
+    def _run(self) -> Mapping[str, torch.Tensor]:
+        self._adapters.bank.refresh(self._selection)
+        if self._selection.epoch != self._epoch:
+            self._use_selection()
+        place = self._device.place
+        tensors = {**self._constant, "state": self.slots.state(), "numbers": upload(self.slots.numbers(), place)}
+        noise = self.slots.noise()
+        if noise is not None:
+            tensors["noise"] = upload(noise, place)
+        if self._signature is None:
+            return self._ready.eagerly(self._reason, self._function, tensors)
+        return self._ready.run(self._signature, self._function, tensors, VARYING, self._owner)
+
+    def _rows_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        slots, rows = self.slots.slots, self.size
+        to_device = self._device.to_device
+        yield "source", to_device(torch.tensor([*self._order, *[0] * (rows - len(self._order))], dtype=torch.int64))
+        scales = torch.tensor([state.guidance_scale for state in self.states], dtype=torch.float32)
+        yield "guidance", to_device(pad(scales[self._order], rows))
+        if self.guided or self._fixed:
+            negative = torch.zeros(slots, dtype=torch.int64)
+            guided = torch.zeros(slots, dtype=torch.bool)
+            guided[self.guided] = True
+            negative[self.guided] = torch.arange(len(self.states), len(self._order))
+            yield "negative", to_device(negative)
+            yield "guided", to_device(guided[:, None, None, None])
+            yield "scales", to_device(pad(scales, slots)[:, None, None, None])
+        for name, tensor in self._texts.items():
+            yield f"text.{name}", tensor
+        channels = [self.states[slot].channels for slot in self._order]
         present = [one for one in channels if one is not None]
-        return pad(torch.stack(present), self.size) if present else None
+        if present:
+            yield "channels", pad(torch.stack(present), rows)
+
+    def _select(self) -> Selection:
+        uses: list[Row] = [self.states[slot].conditioning.uses for slot in self._order]
+        ranks = _RANKS if self._fixed and any(uses) else 0
+        return self._adapters.select(self._architecture.denoiser_part, uses, self.size, ranks)
+
+    def _use_selection(self) -> None:
+        """After the bank has moved what the rows read."""
+        self._epoch = self._selection.epoch
+        self._owner = _Owner()
+        tensors = self._selection.tensors() if self._fixed else None
+        depends_on: Hashable = None
+        self._function = EvaluationFunction(
+            self._architecture, self._adapters, self._selection, self._lengths, self._device.dtype
+        )
+        self._signature, self._reason = None, "whole_adapters"
+        if self._fixed and tensors is not None and not self._architecture.ragged:
+            self._constant |= {f"adapter.{name}": tensor for name, tensor in tensors.items()}
+            depends_on = self._adapters.bank.moves if tensors else None
+            self._signature = Signature.of("step", depends_on, self._shapes())
+        elif self._architecture.ragged:
+            self._reason = "ragged_texts"
+
+    def _shapes(self) -> dict[str, torch.Tensor]:
+        """Of a call in which noise is drawn, whether or not it is."""
+        state, numbers = self.slots.state(), self.slots.numbers()
+        return {**self._constant, "state": state, "numbers": numbers, "noise": state[0]}
+
+
+class _Owner:
+    """A batch, as long as its constant tensors are the same."""
+
+
+@contextmanager
+def undrawn_if_it_fails(states: Sequence[Denoising]) -> Iterator[None]:
+    """If it raises, what was drawn for these latents will be drawn again."""
+    rows = [state.trajectory for state in states]
+    before = [(row.noise, row.noise.export_state()) for row in rows if row.table.draws[row.call] is not None]
+    try:
+        yield
+    except BaseException:
+        for source, drawn in before:
+            source.import_state(drawn)
+        raise

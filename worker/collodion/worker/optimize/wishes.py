@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
+from typing import Any
 
 from collodion.process.config import ConfigError
 
@@ -139,7 +140,7 @@ def _read(word: str) -> tuple[str, str, str]:
 
 
 def _wish(said: Mapping[str, str]) -> Wish:
-    kinds = {one.name: type(one.default) for one in fields(Wish)}
+    kinds: dict[str, Any] = {one.name: type(one.default) for one in fields(Wish)}
     if unknown := said.keys() - kinds.keys():
         raise ConfigError(f"optimize: there is no {min(unknown)!r}; there are {', '.join(kinds)}")
     values: dict[str, str] = {}

@@ -1,0 +1,42 @@
+"""Prompts to texts: what of them is encoded together, with which adapters of the text encoders."""
+
+from collections.abc import Hashable, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+
+from collodion.worker.adapters.adapters import Adapters
+from collodion.worker.families.architecture import Architecture, Prompt, Texts
+
+
+class PromptEncoder:
+    """Of one model; device thread. rows: prompts in a call, filled up, of a reproducible worker; 0: as many as there are."""
+
+    def __init__(self, architecture: Architecture, adapters: Adapters, rows: int) -> None:
+        self._architecture = architecture
+        self._adapters = adapters
+        self._rows = rows
+
+    def encode(self, prompts: Sequence[Prompt]) -> dict[Prompt, Texts]:
+        """The texts of different prompts. Raises MemoryError."""
+        groups: dict[Hashable, list[Prompt]] = {}
+        for prompt in prompts:  # reproducible: those with the same adapters by themselves, as for the steps
+            groups.setdefault(prompt.key if self._rows else None, []).append(prompt)
+        texts: dict[Prompt, Texts] = {}
+        for group in groups.values():
+            encoded = self._architecture.encode_prompts(group, partial(self._around, group), self._rows)
+            texts.update(zip(group, encoded, strict=True))
+        return texts
+
+    def _around(
+        self, prompts: Sequence[Prompt], encoders: Sequence[int], rows: Sequence[int]
+    ) -> AbstractContextManager[object]:
+        """See Around. Rows of no prompt have some adapters too, so that what is computed does not depend on how many there are."""
+        uses = [prompts[max(row, 0)].uses for row in rows]
+        components = [self._architecture.text_encoders[encoder] for encoder in encoders]
+        selections = [self._adapters.select(component, uses, len(rows)) for component in components]
+        bank = self._adapters.bank
+        for selection in selections:
+            bank.refresh(selection)  # room for one may have been made by moving another's
+        if any(selection.epoch != bank.epoch for selection in selections):
+            raise MemoryError("the adapters of the text encoders do not fit side by side")
+        return self._adapters.applied(*selections)

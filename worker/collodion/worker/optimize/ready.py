@@ -1,0 +1,197 @@
+"""What was made ready: functions of tensors, compiled or captured for one set of shapes each.
+
+1. A call whose shapes are ready runs through what was made of them; any other runs eagerly, is counted, and its shapes are remembered.
+   Nothing is compiled or captured in the middle of work.
+2. Shapes become ready when a model is loaded (`make`), on the thread that loads; or later, when the device has nothing to do (`tidy`),
+   if that takes no longer than a batch: capturing does not, compiling does.
+3. What was made takes memory, within a budget: what was used least recently leaves. What cannot be made is not tried again.
+4. A function reads nothing but its tensors and the model's weights. What else it depends on is in its signature.
+"""
+
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Hashable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+from weakref import ReferenceType, ref
+
+import torch
+
+from collodion.worker.optimize.observer import Observer
+
+Tensors = Mapping[str, torch.Tensor]
+Function = Callable[[Tensors], Tensors]
+
+_MOST_WISHES = 64  # shapes remembered to be made ready
+_SIZES = (1, 2, 3, 4, 6, 8, 12)  # and from 16 on steps of 8
+_STEP = 8
+_log = logging.getLogger(__name__)
+
+
+class Prepared(Protocol):
+    """A function made ready. nbytes: device memory that it takes for itself. static: it keeps what it was given last."""
+
+    nbytes: int
+    static: bool
+
+    def __call__(self, tensors: Tensors) -> Tensors:
+        """What the function makes of these; a static one takes the others from its last call. The results are the caller's."""
+
+
+class Maker(Protocol):
+    """Makes functions ready. what: for the observer, "compiled" or "captured". quick: it takes no longer than a batch."""
+
+    what: str
+    quick: bool
+
+    def make(self, function: Function, tensors: Tensors) -> Prepared:
+        """Runs the function on these, some times. Raises MemoryError, RuntimeError."""
+
+    def eagerly(self) -> AbstractContextManager[object]:
+        """Around calls of what is not ready: nothing is compiled in it."""
+
+
+class Signature(NamedTuple):
+    """What a call has in common with those that run through the same: its function, whatever else that depends on, and all shapes."""
+
+    name: str
+    depends_on: Hashable
+    shapes: tuple[tuple[str, torch.Size, torch.dtype], ...]
+
+    @classmethod
+    def of(cls, name: str, depends_on: Hashable, tensors: Tensors) -> "Signature":
+        """Of a call with these tensors."""
+        shapes = sorted((key, tensor.shape, tensor.dtype) for key, tensor in tensors.items())
+        return cls(name, depends_on, tuple(shapes))
+
+    def example(self, place: torch.device) -> dict[str, torch.Tensor]:
+        """Tensors of these shapes, of zeros."""
+        return {key: torch.zeros(shape, dtype=dtype, device=place) for key, shape, dtype in self.shapes}
+
+
+@dataclass(eq=False)
+class _Entry:
+    """owner: whose tensors it was given last."""
+
+    prepared: Prepared
+    owner: "ReferenceType[object] | None" = None
+
+
+class Ready:
+    """What was made ready of one model. maker: None makes nothing, and every call is eager, as it is meant to be."""
+
+    def __init__(self, maker: Maker | None, place: torch.device, budget_bytes: int, observer: Observer) -> None:
+        self.maker = maker
+        self._place = place
+        self._budget_bytes = budget_bytes
+        self._observer = observer
+        self._entries: OrderedDict[Signature, _Entry] = OrderedDict()
+        self._wished: OrderedDict[Signature, Function] = OrderedDict()
+        self._refused: set[Signature] = set()
+
+    def size(self, rows: int) -> int:
+        """Of a call of so many rows: they are filled up to few different numbers."""
+        if self.maker is None:
+            return rows
+        return next((size for size in _SIZES if size >= rows), -(-rows // _STEP) * _STEP)
+
+    def sizes(self, most: int) -> list[int]:
+        """All that calls of up to so many rows can have, the greatest first: what comes later fits into its memory."""
+        return sorted({self.size(rows) for rows in range(1, most + 1)}, reverse=True)
+
+    @property
+    def count(self) -> int:
+        """How many shapes are ready."""
+        return len(self._entries)
+
+    @property
+    def nbytes(self) -> int:
+        """Device memory that they take."""
+        return sum(entry.prepared.nbytes for entry in self._entries.values())
+
+    def run(
+        self,
+        signature: Signature,
+        function: Function,
+        tensors: Tensors,
+        varying: Collection[str] = (),
+        owner: object | None = None,
+    ) -> Tensors:
+        """The function's results for these tensors; those that are named by the signature, but varying ones may be missing.
+
+        varying: the names of those that differ from call to call of this owner; the others stay as they were in its last.
+        """
+        if self.maker is None:
+            return function(tensors)
+        entry = self._entries.get(signature)
+        if entry is None:
+            return self._eagerly(signature, function, tensors)
+        self._entries.move_to_end(signature)
+        if entry.prepared.static and owner is not None and entry.owner is not None and entry.owner() is owner:
+            return entry.prepared({name: tensors[name] for name in varying if name in tensors})
+        results = entry.prepared(tensors)
+        entry.owner = None if owner is None else ref(owner)
+        return results
+
+    def eagerly(self, reason: str, function: Function, tensors: Tensors) -> Tensors:
+        """The same for a call that can never be made ready. reason: see Observer."""
+        if self.maker is None:
+            return function(tensors)
+        self._observer.fell_back(reason)
+        with self.maker.eagerly():
+            return function(tensors)
+
+    def make(self, signature: Signature, function: Function, tensors: Tensors) -> bool:
+        """Makes these shapes ready; False if that cannot be."""
+        if self.maker is None or signature in self._refused:
+            return False
+        began = time.perf_counter()
+        try:
+            prepared = self.maker.make(function, tensors)
+        except (MemoryError, RuntimeError, NotImplementedError, TypeError, ValueError) as error:
+            # Foreign kernels may not be captured, or compiled: then they run as they always did, and it is said.
+            self._refused.add(signature)
+            _log.warning(
+                "not made ready", extra={"call": signature.name, "reason": f"{type(error).__name__}: {error}"[:500]}
+            )
+            return False
+        self._entries[signature] = _Entry(prepared)
+        self._observer.made_ready(self.maker.what, time.perf_counter() - began)
+        self._keep_within_budget()
+        return True
+
+    def tidy(self) -> bool:
+        """Makes one of the wished shapes ready; False if there was none."""
+        if self.maker is None or not self.maker.quick or not self._wished:
+            return False
+        signature, function = self._wished.popitem()
+        self.make(signature, function, signature.example(self._place))
+        return True
+
+    def forget(self, name: str, depends_on: Callable[[Hashable], bool]) -> None:
+        """Lets go of what was made ready of a function that depends on something that is no more."""
+        for kept in (self._entries, self._wished):
+            for signature in [one for one in kept if one.name == name and depends_on(one.depends_on)]:
+                del kept[signature]
+
+    def clear(self) -> None:
+        """Lets go of everything."""
+        self._entries.clear()
+        self._wished.clear()
+
+    def _eagerly(self, signature: Signature, function: Function, tensors: Tensors) -> Tensors:
+        assert self.maker is not None
+        if signature in self._refused:
+            reason = "not_possible"
+        else:
+            reason = "not_ready"
+            self._wished[signature] = function
+            if len(self._wished) > _MOST_WISHES:
+                self._wished.popitem(last=False)
+        return self.eagerly(reason, function, tensors)
+
+    def _keep_within_budget(self) -> None:
+        while self.nbytes > self._budget_bytes and len(self._entries) > 1:
+            self._entries.popitem(last=False)
