@@ -324,9 +324,10 @@ class Parameters(google.protobuf.message.Message):
     mask_image_sha256: builtins.str
     """As `init_image_sha256`, for `mask_image`."""
     step_cache: builtins.float
-    """The largest relative change of what the model's first block gives, from one evaluation of an image to the next, for which the other blocks
-    are not run and their last output is used again. A ratio, 0 to 1; larger is faster, and further from the exact picture. It is decided for each
-    image by itself. Models say by `step_cache` whether they take it. Default 0: off, every block is run every time.
+    """The largest relative change of what the model's first block adds, since the evaluation of the image in which all blocks last ran, for which the
+    others are not run and what they gave then is used again; at most a few times in a row, and never in the last evaluation. A ratio, 0 to 1; larger
+    is faster, and further from the exact picture. It is decided for each image by itself. Models say by `step_cache` whether they take it.
+    Default 0: off, every block runs every time.
     """
     @property
     def loras(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Lora]:
