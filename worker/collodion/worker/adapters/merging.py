@@ -13,6 +13,7 @@ import torch.nn.functional as F  # noqa: N812 - its name everywhere
 
 from collodion.worker.adapters.deltas import Delta
 from collodion.worker.adapters.sites import Site
+from collodion.worker.optimize.quantization import plain
 
 
 class Whole(NamedTuple):
@@ -34,7 +35,7 @@ class Merge:
     def outputs(self, site: Site, inputs: torch.Tensor) -> torch.Tensor:
         """Of the module with its matrix changed, for inputs that all have it."""
         module: Any = site.module
-        weight, bias = module.weight, module.bias
+        weight, bias = plain(module.weight), module.bias
         for whole in self.wholes:
             if whole.delta is not None:
                 change = whole.delta.matrix().reshape(weight.shape).to(weight.dtype)
