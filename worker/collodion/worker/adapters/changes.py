@@ -19,18 +19,28 @@ class Change:
 
     def __call__(self, site: Site, inputs: torch.Tensor) -> torch.Tensor:
         """See Applied."""
-        outputs = self._merged(site, inputs)
+        if self._replaces:
+            return self._added(site, inputs, self.merges[0].outputs(site, inputs))
+        return self.onto(site, inputs, site.unchanged(inputs))
+
+    def onto(self, site: Site, inputs: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
+        """See Applied."""
+        if self._replaces:
+            outputs = self.merges[0].outputs(site, inputs)
+        else:
+            for merge in self.merges:
+                merge.overwrite(site, inputs, outputs)
+        return self._added(site, inputs, outputs)
+
+    @property
+    def _replaces(self) -> bool:
+        """Whether all rows have the same changed matrix, so that the module's own outputs are not looked at."""
+        return len(self.merges) == 1 and self.merges[0].places is None
+
+    def _added(self, site: Site, inputs: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
         if self.product is None:
             return outputs
         if inputs.dtype is site.dtype and outputs.dtype is site.dtype:
             return self.product.add(site, inputs, outputs)
         nothing = torch.zeros_like(outputs, dtype=site.dtype)
         return outputs + self.product.add(site, inputs.to(site.dtype), nothing).to(outputs.dtype)
-
-    def _merged(self, site: Site, inputs: torch.Tensor) -> torch.Tensor:
-        if len(self.merges) == 1 and self.merges[0].places is None:
-            return self.merges[0].outputs(site, inputs)
-        outputs = site.unchanged(inputs)
-        for merge in self.merges:
-            merge.overwrite(site, inputs, outputs)
-        return outputs

@@ -30,6 +30,9 @@ class Applied(Protocol):
     def __call__(self, site: "Site", inputs: torch.Tensor) -> torch.Tensor:
         """The module's output, changed."""
 
+    def onto(self, site: "Site", inputs: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
+        """What the module made of the inputs, changed; in place if that is possible."""
+
 
 class Segment(StrEnum):
     """Which sites of a component share their pages: adapters tend to change all of a kind or none."""
@@ -114,12 +117,26 @@ def attach(sites: Mapping[str, Site]) -> None:
         vars(site.module)["adapter_site"] = site
 
 
+def own_class(module: nn.Module) -> type[nn.Module]:
+    """The module's class, without what `attach` has put before it."""
+    kind: type[nn.Module] = type(module).__mro__[2] if isinstance(module, _Asking) else type(module)
+    return kind
+
+
+def changed(module: nn.Module, inputs: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
+    """What is applied to the module, on outputs that were computed past its `forward`; which may be overwritten."""
+    if not isinstance(module, _Asking):
+        return outputs
+    applied = module.adapter_site.applied
+    return outputs if applied is None else applied.onto(module.adapter_site, inputs, outputs)
+
+
 def detach(sites: Mapping[str, Site]) -> None:
     """They are what they were before `attach`."""
     for site in sites.values():
         if vars(site.module).get("adapter_site") is site:
             del vars(site.module)["adapter_site"]
-            site.module.__class__ = type(site.module).__mro__[2]
+            site.module.__class__ = own_class(site.module)
 
 
 _kinds: dict[type[nn.Module], type[Any]] = {}
