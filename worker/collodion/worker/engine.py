@@ -6,6 +6,7 @@
 3. While nothing changes a boundary costs next to nothing: the window is formed anew when a wish was applied, a latent entered or
    left the line, a preparation failed, or a model came or went.
 4. Models come and go at a boundary too; reading and building them, which takes long, was done elsewhere before (`loader`).
+5. What makes later batches faster is done when there is nothing else to do, a batch's time at once.
 """
 
 import logging
@@ -85,7 +86,7 @@ class Engine:
     def run(self) -> None:
         """The loop."""
         while not self._stopping:
-            if not self.round() and not self.lanes.rest():
+            if not self.round() and not self.lanes.rest() and not self._models.tidy():
                 self._rest()
 
     def round(self) -> bool:

@@ -8,14 +8,14 @@
 import logging
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from collodion.wire.jobs import Failure, Stage
 from collodion.worker.faults import Row, non_finite, try_rows
 from collodion.worker.latent import Latent, WorkerJob
 from collodion.worker.news import News
 from collodion.worker.outbox import Outbox, Sample
-from collodion.worker.pipeline import Decoded, Picture, Stepped
+from collodion.worker.pipeline import Decoded, Encoded, Picture, Stepped
 from collodion.worker.timing import Span
 from collodion.worker.window import Batch
 
@@ -97,7 +97,10 @@ class Lanes:
         encoded = jobs[0].loaded.encode([job.plan for job in jobs])
         for job, conditioning in zip(jobs, encoded.conditioning, strict=True):
             job.conditioning = conditioning
-        self._under_way.append(lambda: self._sample("encode", jobs[0], len(jobs), encoded.span.wait()))
+        self._under_way.append(lambda: self._encoded(jobs, encoded))
+
+    def _encoded(self, jobs: list[WorkerJob], encoded: Encoded[Any]) -> None:
+        self._sample("encode", jobs[0], len(jobs), encoded.span.wait(), whole=encoded.whole)
 
     def _step(self, batch: Batch) -> None:
         stepped = batch.latents[0].job.loaded.step(batch.states)
@@ -113,7 +116,7 @@ class Lanes:
     def _stepped(self, batch: Batch, stepped: Stepped, previous: Span | None) -> None:
         latents, seconds = batch.latents, stepped.span.wait()
         gap_s = None if previous is None else stepped.span.gap_after(previous)
-        self._sample("step", latents[0].job, batch.rows, seconds, len(latents), gap_s)
+        self._sample("step", latents[0].job, batch.rows, seconds, len(latents), gap_s, stepped.whole)
         for row in stepped.non_finite():
             self._fail(latents[row], non_finite(latents[row]))
 
@@ -131,10 +134,17 @@ class Lanes:
                 self._keeper.keep(latent, picture)
 
     def _sample(
-        self, lane: str, job: WorkerJob, batch: int, seconds: float, evaluations: int = 0, gap_s: float | None = None
+        self,
+        lane: str,
+        job: WorkerJob,
+        batch: int,
+        seconds: float,
+        evaluations: int = 0,
+        gap_s: float | None = None,
+        whole: bool = True,
     ) -> None:
         model = job.order.parameters.model
-        self._outbox.samples.append(Sample(lane, model, job.key, batch, seconds, evaluations, gap_s))
+        self._outbox.samples.append(Sample(lane, model, job.key, batch, seconds, evaluations, gap_s, whole))
         self._news.note()
 
 

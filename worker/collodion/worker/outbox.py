@@ -20,7 +20,7 @@ class Sample(NamedTuple):
     """What one batch cost; `lane` and `batch` as in the wire's Lane.
 
     evaluations: latents that a step brought forward. gap_s: how long the device was idle since the step before, if the step
-    came right after one.
+    came right after one. whole: nothing was left out of it, so that it says what such a batch costs.
     """
 
     lane: str
@@ -30,6 +30,7 @@ class Sample(NamedTuple):
     seconds: float
     evaluations: int = 0
     gap_s: float | None = None
+    whole: bool = True
 
 
 class Outbox:

@@ -51,18 +51,23 @@ StateT = TypeVar("StateT")
 
 @dataclass(frozen=True, eq=False)
 class Encoded(Generic[ConditioningT]):
-    """What encoding gave, in the order of the plans; usable at once, though the device may still be at it."""
+    """What encoding gave, in the order of the plans; usable at once, though the device may still be at it. whole: see Stepped."""
 
     span: Span
     conditioning: Sequence[ConditioningT]
+    whole: bool = True
 
 
 @dataclass(frozen=True, eq=False)
 class Stepped:
-    """An evaluation of a step batch. `non_finite` gives the rows that are lost, once the span was waited for."""
+    """An evaluation of a step batch. `non_finite` gives the rows that are lost, once the span was waited for.
+
+    whole: nothing was left out, so that it took as long as such a batch takes.
+    """
 
     span: Span
     non_finite: Callable[[], Sequence[int]]
+    whole: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,6 +123,11 @@ class Pipeline(Protocol[PlanT, ConditioningT, StateT]):
 
     def recall(self, state: StateT) -> None:
         """Moves it back, as it was bit for bit."""
+
+    def tidy(self) -> bool:
+        """Something that makes later batches faster, and takes no longer than one; asked for when there is nothing else to do. False if
+        there was nothing.
+        """
 
     def snapshot(self, state: StateT) -> Any:
         """What the latent is going to be, as far as is known now, for `preview`; costs next to nothing, later steps leave it."""

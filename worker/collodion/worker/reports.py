@@ -64,7 +64,7 @@ class Reporter:
     def report(self, held: Held, samples: Iterable[Sample], age_s: float = 0.0) -> WorkerReport | None:
         """What changed since what was told last; None if nothing did. age_s: since the last boundary."""
         latents = tuple(latent.report() for latent in held.latents if self._is_news(latent))
-        lanes = tuple(Lane(lane=s.lane, key=s.key, batch=s.batch, seconds=s.seconds) for s in samples)
+        lanes = tuple(Lane(lane=s.lane, key=s.key, batch=s.batch, seconds=s.seconds) for s in samples if s.whole)
         told = held is self._told_of and (held is self._missed_of or not held.missing)
         if told and not latents and not lanes:
             return None

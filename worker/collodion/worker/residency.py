@@ -243,6 +243,10 @@ class Residents:
             self._on_news()
         return Turn(tuple(arrived), tuple(left))
 
+    def tidy(self) -> bool:
+        """One of them does something that makes its later batches faster; False if none had anything to do."""
+        return any(pipeline.tidy() for pipeline in self._resident.values())
+
     def release(self, left: Iterable[tuple[str, AnyPipeline]]) -> None:
         """Nothing of these is under way any more: the loader may close them."""
         with self._changed:

@@ -68,7 +68,7 @@ def test_bfloat16_comes_as_near_to_diffusers_as_bfloat16_can(family, load_family
 
     fields = {"prompt": "a red circle", "negative_prompt": "", "steps": 3, "guidance_scale": 2.0, "seed": 5}
     fields |= {"sampler": "euler", "width": 64, "height": 64}
-    spied = spy(load_family(family, dtype="bfloat16"))
+    spied = spy(load_family(family, optimize=("dtype=bfloat16",)))
     drive(spied).draw({"rounded": fields})
     expected, _ = call(reference_of(family, dtype=torch.bfloat16), fields)
     assert spied.info.dtype == "bfloat16"

@@ -130,7 +130,7 @@ def test_packing_is_the_pipeline_s(reference_of):
 
 
 def test_z_image_begins_from_noise_of_full_precision(load_family):
-    model = load_family("z_image", dtype="bfloat16")
+    model = load_family("z_image", optimize=("dtype=bfloat16",))
     plan = model.prepare(parameters(seed=5))
     state = model.begin(plan, model.encode([plan]).conditioning[0], 5)
     expected = torch.randn((1, 16, 10, 14), generator=torch.Generator().manual_seed(5))[0]

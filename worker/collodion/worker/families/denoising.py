@@ -12,6 +12,7 @@ from collodion.worker.families.start import Kept, Scene, Start
 from collodion.worker.pipeline import Plan
 from collodion.worker.sampling.table import SamplerTable
 from collodion.worker.sampling.trajectory import Trajectory
+from collodion.worker.step_cache.reuse import Reuse
 
 Moved = Callable[[torch.Tensor], torch.Tensor]
 
@@ -65,7 +66,8 @@ class Conditioning:
 class Denoising:
     """A latent in the making.
 
-    `channels`, (C', H, W) of the model's dtype, go with the latent into every model call; `kept` is put back after it.
+    `channels`, (C', H, W) of the model's dtype, go with the latent into every model call; `kept` is put back after it. `step_cache`: see
+    Parameters. `reuse` is forgotten when the latent is parked: its next evaluation is a full one.
     """
 
     trajectory: Trajectory
@@ -73,6 +75,8 @@ class Denoising:
     guidance_scale: float
     kept: Kept | None = None
     channels: torch.Tensor | None = None
+    step_cache: float = 0.0
+    reuse: Reuse | None = None
 
     @property
     def nbytes(self) -> int:
@@ -93,7 +97,8 @@ class Evaluation:
     """What one model call did to these latents; it is theirs once the batch takes it.
 
     following: float32 (1 + H, slots, C, height, width), see sampling/update.py. inputs, outputs: what the model was given for each slot and
-    what came out after guidance, float32 (slots, C, height, width). lost: bool (latents,), those that are not finite. timesteps: by latent.
+    what came out after guidance, float32 (slots, C, height, width). lost: bool (latents,), those that are not finite. timesteps, reuses: by
+    latent.
     """
 
     states: Sequence[Denoising]
@@ -102,3 +107,4 @@ class Evaluation:
     outputs: torch.Tensor
     lost: torch.Tensor
     timesteps: Sequence[float]
+    reuses: Sequence[Reuse | None]

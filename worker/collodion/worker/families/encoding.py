@@ -1,17 +1,26 @@
 """Prompts to texts: what of them is encoded together, with which adapters of the text encoders."""
 
-from collections.abc import Hashable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 
 from collodion.worker.adapters.adapters import Adapters
+from collodion.worker.adapters.selection import Selection
 from collodion.worker.families.architecture import Architecture, Prompt, Texts
+from collodion.worker.optimize.modules import ReadyModule
 
 
 class PromptEncoder:
-    """Of one model; device thread. rows: prompts in a call, filled up, of a reproducible worker; 0: as many as there are."""
+    """Of one model; device thread.
 
-    def __init__(self, architecture: Architecture, adapters: Adapters, rows: int) -> None:
+    modules: text encoders that are captured, by name. rows: prompts in a call, filled up, of a reproducible worker; 0: as many as there
+    are.
+    """
+
+    def __init__(
+        self, architecture: Architecture, adapters: Adapters, modules: Mapping[str, ReadyModule], rows: int
+    ) -> None:
+        self._modules = modules
         self._architecture = architecture
         self._adapters = adapters
         self._rows = rows
@@ -39,4 +48,14 @@ class PromptEncoder:
             bank.refresh(selection)  # room for one may have been made by moving another's
         if any(selection.epoch != bank.epoch for selection in selections):
             raise MemoryError("the adapters of the text encoders do not fit side by side")
-        return self._adapters.applied(*selections)
+        return self._applied(selections)
+
+    @contextmanager
+    def _applied(self, selections: Sequence[Selection]) -> Iterator[None]:
+        with ExitStack() as stack:
+            stack.enter_context(self._adapters.applied(*selections))
+            for selection in selections:
+                module = self._modules.get(selection.component)
+                if module is not None and selection.changes:
+                    stack.enter_context(module.changed("text_adapters"))
+            yield

@@ -4,7 +4,8 @@ It reads nothing but its tensors (`step_batch` names them), the model's weights 
 captured. What it is made with, it depends on: whoever keeps what was captured has to compare that.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 
 import torch
 
@@ -17,19 +18,21 @@ _ADAPTER, _TEXT = "adapter.", "text."
 
 
 class EvaluationFunction:
-    """Of one architecture. lengths: see Rows; read by architectures with `ragged` texts only. dtype: the model's."""
+    """Of one architecture. casting: what to call it in. lengths: see Rows; read for `ragged` texts only. dtype: the model's."""
 
     def __init__(
         self,
         architecture: Architecture,
         adapters: Adapters,
         selection: Selection,
+        casting: Callable[[], AbstractContextManager[object]],
         lengths: tuple[int, ...],
         dtype: torch.dtype,
     ) -> None:
         self._architecture = architecture
         self._adapters = adapters
         self._selection = selection
+        self._casting = casting
         self._lengths = lengths
         self._dtype = dtype
 
@@ -39,7 +42,7 @@ class EvaluationFunction:
         following: float32 (1 + H, slots, C, height, width), the state afterwards. shown: what the model was given, and outputs: what came
         out after guidance, float32 (slots, C, height, width) each. lost: bool (slots,), those that are not finite.
         """
-        with self._adapters.applied(self._bound(tensors)):
+        with self._casting(), self._adapters.applied(self._bound(tensors)):
             predicted = self._architecture.predict(self.rows(tensors))
         return self.finish(tensors, predicted)
 

@@ -32,6 +32,7 @@ from collodion.worker.pipeline import Decoded, Encoded, Picture, Stepped
 from collodion.worker.sampling.noise import NoiseSource
 from collodion.worker.sampling.trajectory import Trajectory
 from collodion.worker.sampling.update import model_inputs
+from collodion.worker.step_cache.reuse import StepCache
 from collodion.worker.uploads import Uploads
 
 
@@ -53,6 +54,7 @@ class LatentDiffusion:
         components = {name: getattr(architecture.pipeline, name) for name in _adapted(architecture)}
         budgets = AdapterBudgets(config.adapters_mib << 20, config.adapters_host_mib << 20)
         self._adapters = Adapters(components, budgets, architecture.unadapted, every_row=config.reproducible)
+        optimized.finish()
         self._reader = JobReader(architecture, self._adapters, adapter_files, uploads)
         self.run_ahead = device.run_ahead
         self._architecture = architecture
@@ -60,10 +62,17 @@ class LatentDiffusion:
         self._device = device
         self._rgb_map = fit_rgb_map(architecture.vae)
         padded = config.reproducible
-        self._max_batch = config.max_batch
+        self._max_batch, self._encode_batch, self._decode_batch = (
+            config.max_batch,
+            config.encode_batch,
+            config.decode_batch,
+        )
         self._step_rows = 2 * config.max_batch if padded else 0
-        self._encoder = PromptEncoder(architecture, self._adapters, 2 * config.encode_batch if padded else 0)
+        self._encoder = PromptEncoder(
+            architecture, self._adapters, optimized.modules, 2 * config.encode_batch if padded else 0
+        )
         self._decoder = Decoder(architecture.vae, device, config.decode_batch if padded else 0)
+        self._cache = StepCache(architecture, self._padded) if info.step_cache else None
         self._clean_estimate = CleanEstimate(architecture.pipeline.scheduler)
         self._batches: list[StepBatch] = []
         self._stepped: list[Denoising] = []
@@ -126,7 +135,8 @@ class LatentDiffusion:
             drawn = beginning(conditioning.start, parameters.strength, self._vae, noise, self._architecture.sees_masks)
             trajectory = Trajectory.begin_from(plan.table, noise, drawn.noise, drawn.clean, self._device.place)
             channels = None if drawn.channels is None else drawn.channels.to(self._device.dtype)
-            state = Denoising(trajectory, conditioning, parameters.guidance_scale, drawn.kept, channels)
+            threshold = parameters.step_cache if self.info.step_cache else 0.0
+            state = Denoising(trajectory, conditioning, parameters.guidance_scale, drawn.kept, channels, threshold)
             conditioning.readers.add(state)
         return state
 
@@ -141,7 +151,7 @@ class LatentDiffusion:
         for batch, one in zip(batches, evaluations, strict=True):
             batch.take(one)
         self._last = tuple(evaluations)
-        return Stepped(span, lambda: _places_of(batches, lost))
+        return Stepped(span, lambda: _places_of(batches, lost), whole=not any(batch.reused for batch in batches))
 
     @torch.inference_mode()
     def decode(self, states: Sequence[Denoising]) -> Decoded:
@@ -155,13 +165,21 @@ class LatentDiffusion:
     def make_ready(self, progress: Callable[[float], None] = lambda _: None) -> None:
         """Compiles or captures what was planned; on the thread that loads, before anything else is asked of the pipeline."""
         ready = self._optimized.ready
+        if ready.maker is None:
+            return
         sizes = self._optimized.plan.sizes or ((self.info.native_width, self.info.native_height),)
-        rows = ready.sizes(self._max_batch * self.info.guided_rows) if ready.maker is not None else []
-        for done, (width, height) in enumerate(sizes if rows else ()):
-            state = self._example(width, height)
-            for number, size in enumerate(rows):
-                progress((done + number / len(rows)) / len(sizes))
-                self._batch([state], [0], size).make_ready()
+        rows = ready.sizes(self._max_batch * self.info.guided_rows)
+        with ready.rehearsal():
+            for many in ready.sizes(2 * self._encode_batch) if self._optimized.modules else ():
+                self.encode([self._example(*sizes[0], prompt=str(number)) for number in range(many)])
+            for done, (width, height) in enumerate(sizes):
+                plan = self._example(width, height)
+                state = self.begin(plan, self.encode([plan]).conditioning[0], 0)
+                for number, size in enumerate(rows):
+                    progress((done + number / len(rows)) / len(sizes))
+                    self._batch([state], [0], size).make_ready()
+                for many in ready.sizes(self._decode_batch) if self._optimized.modules else ():
+                    self._decoder.decode([state.trajectory.latent] * many)
         progress(1.0)
 
     @torch.inference_mode()
@@ -172,6 +190,7 @@ class LatentDiffusion:
     @torch.inference_mode()
     def park(self, state: Denoising) -> None:
         """See Pipeline."""
+        state.reuse = None
         with memory_errors():
             state.trajectory.compact()
 
@@ -238,15 +257,19 @@ class LatentDiffusion:
         return None if self._optimized.takes_masks else state.conditioning.text_shapes
 
     def _batch(self, states: Sequence[Denoising], places: Sequence[int], size: int) -> StepBatch:
-        return StepBatch(states, places, size, self._device, self._architecture, self._adapters, self._optimized.ready)
+        return StepBatch(
+            states, places, size, self._device, self._architecture, self._adapters, self._optimized, self._cache
+        )
 
-    def _example(self, width: int, height: int) -> Denoising:
-        """A latent as most requests have it, guided if they are."""
+    def _padded(self, rows: int) -> int:
+        """How many rows a call has that is to have so many."""
+        return max(self._step_rows, self._optimized.ready.size(rows))
+
+    def _example(self, width: int, height: int, prompt: str = "") -> SamplingPlan:
+        """A job as most requests have it, guided if they are."""
         info = self.info
         sampler, scale = info.default_sampler, info.default_guidance_scale
-        parameters = Parameters(info.name, "", "", width, height, info.default_steps, sampler, scale, 0, 1)
-        plan = self.prepare(parameters)
-        return self.begin(plan, self.encode([plan]).conditioning[0], 0)
+        return self.prepare(Parameters(info.name, prompt, "", width, height, info.default_steps, sampler, scale, 0, 1))
 
 
 def _adapted(architecture: Architecture) -> tuple[str, ...]:

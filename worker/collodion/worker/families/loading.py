@@ -57,10 +57,10 @@ class Loading:
         """What clients are told of the model, from its configurations alone."""
         architecture = _architecture(source)
         configs = configs_of(source)
-        dtype = str(self._plan(source, architecture).dtype).removeprefix("torch.")
+        plan = self._plan(source, architecture)
         said = {"license": source.license, **source.sidecar}
         try:
-            return describe(source.name, architecture, configs, said, dtype)
+            return describe(source.name, architecture, configs, said, plan)
         except LookupError as error:
             raise ModelUnusable(f"{source.path} is not run: its configurations lack {error}") from error
         except (TypeError, ValueError) as error:

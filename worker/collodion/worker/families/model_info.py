@@ -7,6 +7,7 @@ from typing import Any
 
 from collodion.wire.jobs import ModelInfo, RefusedSampler
 from collodion.worker.families.architecture import Architecture, Configs
+from collodion.worker.optimize.plan import Plan
 from collodion.worker.registry import ModelUnusable
 from collodion.worker.sampling.catalog import MAX_STEPS, SAMPLERS, SamplerRefused
 from collodion.worker.sampling.counting import COUNTED_AT, line_of
@@ -23,7 +24,7 @@ def describe(
     architecture: type[Architecture],
     configs: Configs,
     own: Mapping[str, Any],
-    dtype: str,
+    plan: Plan,
 ) -> ModelInfo:
     """Probes every sampler once, which takes about a second the first time for a scheduler's configuration.
 
@@ -54,15 +55,16 @@ def describe(
         refused_samplers=refused,
         default_guidance_scale=own.get("default_guidance_scale", facts.guidance_scale),
         max_prompt_tokens=facts.text_tokens,
-        dtype=dtype,
+        dtype=str(plan.dtype).removeprefix("torch."),
         license=own.get("license", ""),
         guided_rows=facts.guided_rows,
         evaluations={name: line for name, line in evaluations.items() if line != (1, 0)},
         base=facts.base,
         init_images=facts.init_images,
         masks=facts.masks,
-        loras=True,
+        loras=plan.loras,
         weighted_prompts=architecture.weighted_prompts,
+        step_cache=architecture.step_cache and plan.step_cache,
     )
 
 

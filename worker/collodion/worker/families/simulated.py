@@ -177,6 +177,10 @@ class Simulated:
     def recall(self, state: SimulatedLatent) -> None:
         """See Pipeline. There is nothing to move."""
 
+    def tidy(self) -> bool:
+        """See Pipeline."""
+        return False
+
     def snapshot(self, state: SimulatedLatent) -> tuple[Parameters, int, float]:
         """See Pipeline."""
         return state.plan.parameters, state.seed, state.evaluations / (len(state.plan.course) - 1)

@@ -26,11 +26,6 @@ class StableDiffusionXL(UnetArchitecture):
     tokenizers: ClassVar[tuple[str, ...]] = ("tokenizer", "tokenizer_2")
     penultimate: ClassVar[bool] = True
 
-    def __init__(self, pipeline: Any) -> None:
-        if pipeline.vae.dtype is torch.float16 and pipeline.vae.config.get("force_upcast"):
-            pipeline.vae.to(torch.float32)  # it overflows in float16: diffusers goes back and forth at every picture
-        super().__init__(pipeline)
-
     @classmethod
     def facts(cls, configs: Configs) -> Facts:
         """See Architecture."""

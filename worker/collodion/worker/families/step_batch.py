@@ -21,8 +21,10 @@ from collodion.worker.families.architecture import Architecture, collate, length
 from collodion.worker.families.denoising import Denoising, Evaluation
 from collodion.worker.families.device import Device
 from collodion.worker.families.evaluation import EvaluationFunction
-from collodion.worker.optimize.ready import Ready, Signature
+from collodion.worker.optimize.optimized import Optimized
+from collodion.worker.optimize.ready import Signature
 from collodion.worker.sampling.update import Slots, upload
+from collodion.worker.step_cache.reuse import CachedLatent, Reuse, StepCache
 
 VARYING = ("state", "numbers", "noise")
 _HISTORY = 4  # tensors that there is room for in a call whose shapes are fixed: no sampler of ours has more
@@ -45,14 +47,19 @@ class StepBatch:
         device: Device,
         architecture: Architecture,
         adapters: Adapters,
-        ready: Ready,
+        optimized: Optimized,
+        cache: StepCache | None,
     ) -> None:
         self.states = states
         self.places = places
+        self.reused = 0  # latents that used their deep blocks' output again in the last evaluation
         self._device = device
         self._architecture = architecture
         self._adapters = adapters
-        self._ready = ready
+        self._ready = ready = optimized.ready
+        self._casting = optimized.casting
+        self._observer = optimized.observer
+        self._cache = cache if any(state.step_cache > 0 for state in states) else None
         self._fixed = ready.maker is not None
         texts = [state.conditioning.texts for state in states]
         self.guided = [slot for slot, ours in enumerate(texts) if len(ours) > 1]
@@ -70,18 +77,23 @@ class StepBatch:
     def evaluate(self) -> Evaluation:
         """The next evaluation, which changes nothing but the noise sources."""
         timesteps = [row.timestep for row in self.slots.rows]
-        results = self._run()
+        results, reuses = self._run()
         following = results["following"]
         for slot, state in enumerate(self.states):
             if state.kept is not None:
                 row = state.trajectory
                 following[0, slot] = state.kept.put_back(following[0, slot], *row.table.levels[row.call + 1])
         lost = results["lost"][: len(self.states)]
-        return Evaluation(self.states, following, results["shown"], results["outputs"], lost, timesteps)
+        return Evaluation(self.states, following, results["shown"], results["outputs"], lost, timesteps, reuses)
 
     def take(self, evaluation: Evaluation) -> None:
         """Moves every latent on to what `evaluate` gave. Cannot fail."""
         self.slots.take(evaluation.following)
+        for state, reuse in zip(self.states, evaluation.reuses, strict=True):
+            state.reuse = reuse
+        self.reused = sum(reuse is not None and reuse.in_a_row > 0 for reuse in evaluation.reuses)
+        if self.reused:
+            self._observer.reused(self.reused)
 
     def make_ready(self) -> bool:
         """Makes calls of these shapes ready; False if that cannot be."""
@@ -94,7 +106,7 @@ class StepBatch:
         tensors["noise"] = torch.zeros_like(tensors["state"][0])
         return self._ready.make(self._signature, self._function, tensors)
 
-    def _run(self) -> Mapping[str, torch.Tensor]:
+    def _run(self) -> tuple[Mapping[str, torch.Tensor], Sequence[Reuse | None]]:
         self._adapters.bank.refresh(self._selection)
         if self._selection.epoch != self._epoch:
             self._use_selection()
@@ -103,9 +115,41 @@ class StepBatch:
         noise = self.slots.noise()
         if noise is not None:
             tensors["noise"] = upload(noise, place)
+        nothing = [None] * len(self.states)
+        if self._cache is not None:
+            return self._with_cache(self._cache, tensors)
         if self._signature is None:
-            return self._ready.eagerly(self._reason, self._function, tensors)
-        return self._ready.run(self._signature, self._function, tensors, VARYING, self._owner)
+            return self._ready.eagerly(self._reason, self._function, tensors), nothing
+        return self._ready.run(self._signature, self._function, tensors, VARYING, self._owner), nothing
+
+    def _with_cache(
+        self, cache: StepCache, tensors: Mapping[str, torch.Tensor]
+    ) -> tuple[Mapping[str, torch.Tensor], Sequence[Reuse | None]]:
+        """What runs is decided on the way, by the latent: so it is never captured."""
+        reuses: Sequence[Reuse | None] = ()
+        latents = [self._cached(slot, state) for slot, state in enumerate(self.states)]
+
+        def run(tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+            nonlocal reuses
+            predicted, reuses = cache.predict(self._function.rows(tensors), latents, self._around)
+            return self._function.finish(tensors, predicted)
+
+        results = self._ready.eagerly("step_cache", run, tensors)
+        return results, reuses
+
+    def _cached(self, slot: int, state: Denoising) -> CachedLatent:
+        rows = (slot,) if slot not in self.guided else (slot, len(self.states) + self.guided.index(slot))
+        row = state.trajectory
+        return CachedLatent(rows, state.step_cache, state.reuse, may=row.call + 1 < len(row.table))
+
+    @contextmanager
+    def _around(self, rows: Sequence[int]) -> Iterator[None]:
+        selection = self._selection
+        if len(rows) != self.size:
+            uses = [self.states[self._order[row]].conditioning.uses for row in rows]
+            selection = self._adapters.select(self._architecture.denoiser_part, uses, len(rows))
+        with self._casting(), self._adapters.applied(selection):
+            yield
 
     def _rows_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         slots, rows = self.slots.slots, self.size
@@ -140,12 +184,14 @@ class StepBatch:
         tensors = self._selection.tensors() if self._fixed else None
         depends_on: Hashable = None
         self._function = EvaluationFunction(
-            self._architecture, self._adapters, self._selection, self._lengths, self._device.dtype
+            self._architecture, self._adapters, self._selection, self._casting, self._lengths, self._device.dtype
         )
         self._signature, self._reason = None, "whole_adapters"
         if self._fixed and tensors is not None and not self._architecture.ragged:
             self._constant |= {f"adapter.{name}": tensor for name, tensor in tensors.items()}
-            depends_on = self._adapters.bank.moves if tensors else None
+            if tensors:
+                moves = depends_on = self._adapters.bank.moves
+                self._ready.forget("step", lambda captured: captured not in (None, moves))
             self._signature = Signature.of("step", depends_on, self._shapes())
         elif self._architecture.ragged:
             self._reason = "ragged_texts"

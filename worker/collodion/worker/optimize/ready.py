@@ -11,8 +11,8 @@
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Hashable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 from weakref import ReferenceType, ref
@@ -71,6 +71,13 @@ class Signature(NamedTuple):
         return {key: torch.zeros(shape, dtype=dtype, device=place) for key, shape, dtype in self.shapes}
 
 
+class Stock(NamedTuple):
+    """How many shapes are ready, and how much of the device's memory they take."""
+
+    shapes: int = 0
+    nbytes: int = 0
+
+
 @dataclass(eq=False)
 class _Entry:
     """owner: whose tensors it was given last."""
@@ -80,7 +87,10 @@ class _Entry:
 
 
 class Ready:
-    """What was made ready of one model. maker: None makes nothing, and every call is eager, as it is meant to be."""
+    """What was made ready of one model. maker: None makes nothing, and every call is eager, as it is meant to be.
+
+    `stock` may be read on any thread.
+    """
 
     def __init__(self, maker: Maker | None, place: torch.device, budget_bytes: int, observer: Observer) -> None:
         self.maker = maker
@@ -90,6 +100,8 @@ class Ready:
         self._entries: OrderedDict[Signature, _Entry] = OrderedDict()
         self._wished: OrderedDict[Signature, Function] = OrderedDict()
         self._refused: set[Signature] = set()
+        self.stock = Stock()
+        self._rehearsing = False
 
     def size(self, rows: int) -> int:
         """Of a call of so many rows: they are filled up to few different numbers."""
@@ -100,16 +112,6 @@ class Ready:
     def sizes(self, most: int) -> list[int]:
         """All that calls of up to so many rows can have, the greatest first: what comes later fits into its memory."""
         return sorted({self.size(rows) for rows in range(1, most + 1)}, reverse=True)
-
-    @property
-    def count(self) -> int:
-        """How many shapes are ready."""
-        return len(self._entries)
-
-    @property
-    def nbytes(self) -> int:
-        """Device memory that they take."""
-        return sum(entry.prepared.nbytes for entry in self._entries.values())
 
     def run(
         self,
@@ -139,7 +141,8 @@ class Ready:
         """The same for a call that can never be made ready. reason: see Observer."""
         if self.maker is None:
             return function(tensors)
-        self._observer.fell_back(reason)
+        if not self._rehearsing:
+            self._observer.fell_back(reason)
         with self.maker.eagerly():
             return function(tensors)
 
@@ -158,9 +161,22 @@ class Ready:
             )
             return False
         self._entries[signature] = _Entry(prepared)
+        while self._taken() > self._budget_bytes and len(self._entries) > 1:
+            self._entries.popitem(last=False)
+        self._count()
         self._observer.made_ready(self.maker.what, time.perf_counter() - began)
-        self._keep_within_budget()
         return True
+
+    @contextmanager
+    def rehearsal(self) -> Iterator[None]:
+        """Calls within are not counted, and what they lacked is made ready afterwards."""
+        self._rehearsing = True
+        try:
+            yield
+        finally:
+            self._rehearsing = False
+        while self.tidy():
+            pass
 
     def tidy(self) -> bool:
         """Makes one of the wished shapes ready; False if there was none."""
@@ -175,11 +191,13 @@ class Ready:
         for kept in (self._entries, self._wished):
             for signature in [one for one in kept if one.name == name and depends_on(one.depends_on)]:
                 del kept[signature]
+        self._count()
 
     def clear(self) -> None:
         """Lets go of everything."""
         self._entries.clear()
         self._wished.clear()
+        self._count()
 
     def _eagerly(self, signature: Signature, function: Function, tensors: Tensors) -> Tensors:
         assert self.maker is not None
@@ -192,6 +210,8 @@ class Ready:
                 self._wished.popitem(last=False)
         return self.eagerly(reason, function, tensors)
 
-    def _keep_within_budget(self) -> None:
-        while self.nbytes > self._budget_bytes and len(self._entries) > 1:
-            self._entries.popitem(last=False)
+    def _taken(self) -> int:
+        return sum(entry.prepared.nbytes for entry in self._entries.values())
+
+    def _count(self) -> None:
+        self.stock = Stock(len(self._entries), self._taken())

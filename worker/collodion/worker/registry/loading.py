@@ -29,6 +29,8 @@ from collodion.worker.registry.single_file import converted
 from collodion.worker.registry.sources import ModelSource, Part
 from collodion.worker.registry.vocabulary import clip_tokenizer
 
+_OF_NONE: Mapping[str, torch.dtype] = {}
+
 Progress = Callable[[float], None]
 """Told how much is loaded, 0 to 1, always growing; called on the loading thread."""
 
@@ -39,23 +41,33 @@ def load_parts(
     place: torch.device,
     shared: SharedWeights | None = None,
     progress: Progress = lambda _: None,
+    dtypes: Mapping[str, torch.dtype] = _OF_NONE,
 ) -> dict[str, Any]:
     """Every part of the pipeline by its name: modules in eval mode on `place`, tokenizers, scheduler.
+
+    dtypes: of parts, by name, that are not to be of `dtype`.
 
     Raises:
         ModelUnusable: a file is missing, damaged, hostile or does not fit the rest. MemoryError: it does not fit the device.
     """
-    return _Loader(source, dtype, place, shared or SharedWeights(), progress).load()
+    return _Loader(source, dtype, place, shared or SharedWeights(), progress, dtypes).load()
 
 
 class _Loader:
     """One model being loaded."""
 
     def __init__(
-        self, source: ModelSource, dtype: torch.dtype, place: torch.device, shared: SharedWeights, progress: Progress
+        self,
+        source: ModelSource,
+        dtype: torch.dtype,
+        place: torch.device,
+        shared: SharedWeights,
+        progress: Progress,
+        dtypes: Mapping[str, torch.dtype],
     ) -> None:
         self._source = source
         self._dtype = dtype
+        self._dtypes = dtypes
         self._place = place
         self._shared = shared
         self._progress = progress
@@ -78,25 +90,26 @@ class _Loader:
 
     def _module(self, part: Part) -> Any:
         config = self._configs[part.name]
-        key = part.name, part.class_name, part.files, self._dtype, str(self._place), _canonical(config)
+        dtype = self._dtypes.get(part.name, self._dtype)
+        key = part.name, part.class_name, part.files, dtype, str(self._place), _canonical(config)
         module = self._shared.find(key)
         if module is not None:
             self._advance(part.stored_bytes)
             return module
         with memory_errors():
-            module = _moved(self._read(part, config), self._place)
+            module = _moved(self._read(part, config, dtype), self._place)
         self._shared.keep(key, module)
         return module
 
-    def _read(self, part: Part, config: Mapping[str, Any]) -> Any:
-        module = build(part, config, self._dtype)
-        kept = kept_in_float32(type(module), self._dtype)
-        wish = Wish(self._dtype, part.within or ("",), kept)
+    def _read(self, part: Part, config: Mapping[str, Any], dtype: torch.dtype) -> Any:
+        module = build(part, config, dtype)
+        kept = kept_in_float32(type(module), dtype)
+        wish = Wish(dtype, part.within or ("",), kept)
         tensors = read_tensors(part.files, wish, self._advance)
         if part.within:
             assign(part, module, converted(part, module, tensors, config))
         else:
-            fill(part, module, tensors, self._dtype)
+            fill(part, module, tensors, dtype)
         return module
 
     def _advance(self, done: int) -> None:

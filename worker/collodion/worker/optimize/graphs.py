@@ -1,0 +1,68 @@
+"""CUDA graphs: what is launched once for each kernel is launched once for a whole call.
+
+1. A graph reads and writes the addresses that it was captured with: it has tensors of its own, into which everything that differs is
+   copied before it is replayed, and its results are copied out of them.
+2. All graphs of a model share one pool of memory, since only one runs at a time. The greatest is captured first.
+3. Capturing minds only what its own thread does (`thread_local`): another one may step a model meanwhile.
+
+Written without a GPU at hand; tests/gpu runs it where there is one.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from collodion.worker.optimize.ready import Function, Maker, Tensors
+
+_WARM_UPS = 3  # calls before: libraries choose their kernels and take their memory in the first ones
+
+
+class CudaGraphs:
+    """A Maker. compiler: what is captured is compiled first, if there is one."""
+
+    what = "captured"
+    quick = True
+
+    def __init__(self, place: torch.device, compiler: Maker | None = None) -> None:
+        self._place = place
+        self._compiler = compiler
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def make(self, function: Function, tensors: Tensors) -> "Captured":
+        """See Maker."""
+        before = torch.cuda.memory_reserved(self._place)
+        called = function if self._compiler is None else self._compiler.make(function, tensors)
+        own = {name: tensor.clone() for name, tensor in tensors.items()}
+        stream: torch.cuda.Stream = torch.cuda.Stream(self._place)  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream(self._place))
+        with torch.cuda.stream(stream):
+            for _ in range(_WARM_UPS):
+                called(own)
+        torch.cuda.current_stream(self._place).wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
+            results = called(own)
+        return Captured(graph, own, dict(results), max(0, torch.cuda.memory_reserved(self._place) - before))
+
+    def eagerly(self) -> AbstractContextManager[object]:
+        """See Maker."""
+        return nullcontext() if self._compiler is None else self._compiler.eagerly()
+
+
+class Captured:
+    """A Prepared. own: the tensors that the graph reads. results: those that it writes."""
+
+    static = True
+
+    def __init__(self, graph: torch.cuda.CUDAGraph, own: Tensors, results: Tensors, nbytes: int) -> None:
+        self.nbytes = nbytes
+        self._graph = graph
+        self._own = own
+        self._results = results
+
+    def __call__(self, tensors: Tensors) -> Tensors:
+        """See Prepared."""
+        for name, tensor in tensors.items():
+            self._own[name].copy_(tensor, non_blocking=True)
+        self._graph.replay()
+        return {name: result.clone() for name, result in self._results.items()}
