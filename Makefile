@@ -10,6 +10,7 @@ ORTOOLS := ortools>=9.15,<9.16
 PROMPT ?= a large red circle on a blue background
 TEST_PROCESSES ?= 2
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -17,10 +18,10 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test test-gpu check format protos bench train clean
+.PHONY: help install demo up test test-gpu check format protos bench bench-engine train clean
 
 help: ## Say what can be done here
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(VENV)/.installed ## Create the virtual environment and install everything into it
 
@@ -63,6 +64,10 @@ protos: install $(VENV)/.protos-installed ## Generate the Python code of protos/
 
 bench: install ## Run the benchmarks of this machine; results belong into benchmarks/LOG.md
 	$(BIN)/python benchmarks/run.py
+
+# For example: make bench-engine BENCH_ARGS="--models sd15 --budget-s 450"; --help lists all options.
+bench-engine: install ## Measure the engine beside diffusers' own pipeline; a table, a plot and JSON go to .runs/engine
+	$(BIN)/python benchmarks/engine.py $(BENCH_ARGS)
 
 train: install ## Train the embedded model again (hours on two cores; stops and resumes)
 	$(BIN)/python -m models.shapes.train

@@ -1,0 +1,89 @@
+"""How fast the engine is, beside diffusers' own pipeline in the same run: `make bench-engine`.
+
+    engine.py                                               what suits this machine: a GPU with sd15 and sdxl, a CPU with shapes and middle
+    engine.py --models sd15 --budget-s 450 --out $OUT       in a lease of eight minutes; what is not reached is listed
+    engine.py --models flux --batches 1 2 --columns diffusers plain auto all fp8 --resident 1
+    engine.py --models mine=/path/to/folder --columns diffusers auto "both:compile=regional,quantize=int8"
+    engine.py --quick --profile                             a minute, and where a step's time goes
+
+For every model (random weights of the real architecture where there are none on the disk), batch and number of steps, in interleaved
+rounds: seconds a picture, pictures and steps a second, the ratio to diffusers' of the same round, the share of the floor (operations that
+are counted over a matrix rate that is measured), the gap between steps, peak memory. For every column: what its start takes, what took
+effect, how far its pictures are from float32. And a batch of strangers beside a uniform one. FOLDER/engine.json is written anew after
+everything that was measured, FOLDER/engine.txt and engine.png at the end.
+"""
+
+import logging
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from collodion.process.config import ConfigError
+from collodion.worker.families.adapter_files import AdapterFiles
+from collodion.worker.families.device import choose_device
+from collodion.worker.families.loading import Loading
+from collodion.worker.registry import ModelUnusable
+from engine_bench.columns import columns_of
+from engine_bench.floor import matrix_rates
+from engine_bench.machine import machine
+from engine_bench.model_bench import ModelBench
+from engine_bench.options import Settings, parser, settings_of
+from engine_bench.our_side import config_for
+from engine_bench.plots import plot
+from engine_bench.results import Progress, Results
+from engine_bench.subjects import subject_of
+from engine_bench.tables import model_text, text_of
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measures, prints and writes; 2 if what was asked for cannot be."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    try:
+        settings = settings_of(parser(__doc__ or "").parse_args(argv))
+        torch.set_num_threads(settings.threads)
+        results = Results(settings.out, machine(settings.place))
+        with tempfile.TemporaryDirectory(prefix="engine") as folder:
+            run(settings, results, Progress(), Path(folder))
+    except (ConfigError, ModelUnusable) as error:
+        print(f"engine: {error}", file=sys.stderr)
+        return 2
+    (settings.out / "engine.txt").write_text(text_of(results.figures))
+    print(f"\n{settings.out / 'engine.json'}\n{settings.out / 'engine.txt'}")
+    if plot(results.figures["models"], settings.out / "engine.png") is not None:
+        print(settings.out / "engine.png")
+    return 0
+
+
+def run(settings: Settings, results: Results, progress: Progress, folder: Path) -> None:
+    """Model by model; each one's tables are printed when it is done. Raises ConfigError, ModelUnusable before anything is measured."""
+    config = config_for(columns_of(["plain"])[0], settings, (64, 64), folder)
+    describe = Loading(config, choose_device(config), AdapterFiles()).describe
+    subjects = [subject_of(word, folder, describe, settings.size) for word in settings.models]
+    progress.begin(f"rate of matrices, {settings.dtype}")
+    rates = matrix_rates(settings.place, settings.torch_dtype, settings.clock)
+    results.figures |= {
+        "device": results.document["environment"].get("gpu", {}).get("name", results.document["environment"]["cpu"]),
+        "dtype": settings.dtype,
+        "rounds": settings.rounds,
+        "clock": settings.clock_name,
+        "threads": settings.threads,
+        "most": settings.most,
+        "matrix_rates": rates,
+        "models": [],
+    }
+    for subject in subjects:
+        bench = ModelBench(settings, subject, max(rates.values()), folder, results, progress)
+        try:
+            bench.run()
+        except KeyboardInterrupt:
+            print("engine: interrupted; what was measured is kept", file=sys.stderr)
+            return
+        finally:
+            print(f"\n{model_text(results.figures['models'][-1])}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
