@@ -132,7 +132,8 @@ def test_a_denoiser_of_several_precisions_runs_in_autocast_and_in_nothing_else()
     [
         ("auto", torch.float32, {"force_upcast": True}, torch.float32),
         ("auto", torch.bfloat16, {"force_upcast": True}, torch.bfloat16),
-        ("auto", torch.float16, {"force_upcast": True}, torch.float32),  # on a CPU
+        ("auto", torch.float16, {"force_upcast": True, "scaling_factor": 0.13025}, torch.float32),  # on a CPU
+        ("auto", torch.float16, {"force_upcast": True, "scaling_factor": 0.18215}, torch.float16),  # to be proved
         ("auto", torch.float16, {"force_upcast": False}, torch.float16),
         ("auto", torch.float16, {}, torch.float16),
         ("float16", torch.bfloat16, {"force_upcast": True}, torch.float16),
@@ -148,7 +149,9 @@ def test_a_vae_is_of_its_models_precision_unless_it_overflows_in_it(wish, model,
 def test_on_a_gpu_a_vae_that_overflows_is_of_bfloat16_where_there_is_any(capable, expected, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: capable)
     monkeypatch.setattr(torch.cuda, "device", nullcontext)
-    wished = vae_dtype(Precision.AUTO, torch.float16, {"force_upcast": True}, torch.device("cuda", 0))
+    wished = vae_dtype(
+        Precision.AUTO, torch.float16, {"force_upcast": True, "scaling_factor": 0.13025}, torch.device("cuda", 0)
+    )
     assert wished is expected
 
 
@@ -209,6 +212,13 @@ def test_nobody_asked_for_float16_so_a_vae_that_overflows_becomes_wider_and_othe
     assert (said.value, architecture.vae.dtype) == ("float32", torch.float32)
     assert {tensor.dtype for tensor in shared} == {torch.float16}
     assert architecture.vae.decode(torch.randn(1, 4, 8, 8)).isfinite().all()
+
+
+@pytest.mark.parametrize("wish", ["float32", "bfloat16", "float16"])
+def test_a_vae_that_was_read_in_another_precision_is_made_what_was_asked_for(wish, vae):
+    architecture = drawing_with(vae)
+    said = settle_vae(architecture, Precision(wish), CPU)
+    assert (said.value, architecture.vae.dtype) == (wish, getattr(torch, wish))
 
 
 def test_a_wide_vae_needs_no_proof(vae):

@@ -3,7 +3,8 @@
 1. Latents, and everything that a sampler does with them, are float32 whatever is chosen.
 2. A VAE whose activations leave the range of float16 gives black pictures in it. AutoencoderKL's `force_upcast` says of which VAEs that is
    known: SDXL's, and FLUX's, which is Z-Image's too. They compute in bfloat16, which has float32's range at half of its memory traffic
-   (docs/performance.md: what it costs), and in float32 where there is none.
+   (docs/performance.md: what it costs), and in float32 where there is none. Of SD 1's and 2's VAE it says nothing: diffusers writes its
+   default, true, when it saves one, and their pipelines do not look at it.
 3. What is said there is proved when a model is loaded: no float16 VAE draws for anybody before it has decoded what a latent may be.
 4. A denoiser with parameters of several precisions is called with autocast. None of today's families has one: diffusers keeps nothing of
    theirs in float32 (`_keep_in_fp32_modules`), and what they compute in float32 (embeddings of timesteps, positions) they cast themselves.
@@ -32,6 +33,7 @@ DTYPES = {
 }
 MOST = torch.finfo(torch.float16).max / 2
 """What a float16 VAE may reach on latents that were made up: half of the range is left for real ones."""
+_SD_SCALE = 0.18215  # the scaling_factor of SD 1's and 2's VAE
 _SIDE = 32  # pixels of the latents that are tried
 _DEVIATIONS = 5.0  # a normalised latent's standard deviation is about 1
 
@@ -42,17 +44,18 @@ def vae_dtype(
     """What a VAE is to be loaded in. vae_config: as its file has it, where a key that is missing says nothing."""
     if wish is not Precision.AUTO:
         return DTYPES[wish]
-    if model_dtype is torch.float16 and vae_config.get("force_upcast"):
-        return _wide(place)
-    return model_dtype
+    known = vae_config.get("force_upcast") and vae_config.get("scaling_factor", _SD_SCALE) != _SD_SCALE
+    return _wide(place) if known and model_dtype is torch.float16 else model_dtype
 
 
 def settle_vae(architecture: "Architecture", wish: Precision, place: torch.device) -> Optimization:
-    """Proves the VAE that was loaded, or makes it wider if nobody asked for float16. Raises Unsuitable.
+    """Sees to it that the VAE is of what was asked for. In float16 it is proved, or made wider if nobody asked. Raises Unsuitable.
 
     To be called before anything reads `architecture.vae.dtype`; on the loading thread, after `architecture` was made.
     """
     module: nn.Module = architecture.pipeline.vae
+    if wish is not Precision.AUTO and architecture.vae.dtype is not DTYPES[wish]:
+        recast(module, DTYPES[wish])
     dtype = architecture.vae.dtype
     if dtype is not torch.float16:
         return Optimization("vae_dtype", _name(dtype))
