@@ -1,12 +1,14 @@
 """What is captured draws what is not: a CPU replays the call over tensors of its own, as a CUDA graph does."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "optimize"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "adapters"))
 
 from replaying import Notes, Replaying
 
@@ -133,3 +135,41 @@ def test_where_prompts_have_any_length_they_are_filled_up_to_few(captured):
     assert [close(run(model, [job]), drawn) for job, drawn in zip((one, other), different, strict=True)] == [True, True]
     assert not close(*different)
     assert notes.fallbacks == []
+
+
+def test_adapters_by_the_row_are_copied_into_the_graph(captured, load_family, tmp_path):
+    from written_files import diffusers_file
+
+    model, maker, notes = captured("sd1")
+    files = [
+        diffusers_file(tmp_path / f"{seed}.safetensors", {"unet": model._architecture.denoiser}, rank=4, seed=seed)
+        for seed in (1, 2)
+    ]
+
+    def jobs_with(model):
+        """The same jobs with other adapters each, and one without."""
+        plans = [model.prepare(job) for job in jobs_of(model)]
+        one, other = (model._adapters.load(file) for file in files)
+        uses = [(one.at(1.0),), (), (other.at(0.5), one.at(-1.0))]
+        return [replace(plan, uses=ours) for plan, ours in zip(plans, uses, strict=True)]
+
+    def draw(model, plans):
+        conditioning = model.encode(plans).conditioning
+        states = [model.begin(plan, one, 5) for plan, one in zip(plans, conditioning, strict=True)]
+        while running := [state for state in states if not state.trajectory.finished]:
+            model.step(running)
+        return [state.trajectory.latent.clone() for state in states]
+
+    expected = draw(load_family("sd1"), jobs_with(load_family("sd1")))
+    plain = draw(model, [model.prepare(job) for job in jobs_of(model)])
+    assert close(draw(model, jobs_with(model)), expected)  # eagerly, and remembered
+    while model.tidy():
+        pass
+    notes.fallbacks.clear()
+    replays = sum(one.replays for one in maker.made)
+    assert close(draw(model, jobs_with(model)), expected)
+    turned = draw(model, jobs_with(model)[::-1])[::-1]
+    assert notes.fallbacks == []
+    assert sum(one.replays for one in maker.made) > replays
+    assert not close([turned[0]], [plain[0]])
+    assert close([draw(model, jobs_with(model)[1:2])[0]], [expected[1]])
