@@ -90,7 +90,8 @@ class UnetParts(Parts[Outermost]):
     def tail(self, carried: Outermost, deep: torch.Tensor) -> torch.Tensor:
         """See Parts."""
         unet, hidden, layers = self._unet, deep, len(self._last.resnets)
-        for number, skipped in zip(range(layers - _TAIL, layers), (carried.hidden, carried.noisy), strict=True):
+        skips = (carried.hidden, carried.noisy)[-_TAIL:]
+        for number, skipped in zip(range(layers - _TAIL, layers), skips, strict=True):
             hidden = _layer(self._last, number, torch.cat([hidden, skipped], dim=1), carried)
         if unet.conv_norm_out:
             hidden = unet.conv_act(unet.conv_norm_out(hidden))
