@@ -20,6 +20,7 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
     pytest.mark.skipif(CUDA_HOME is None, reason="needs nvcc, with which DeepSpeed's kernels are compiled"),
+    pytest.mark.filterwarnings("default"),  # of compilers, and of Triton, that block pointers are to go
     pytest.mark.timeout(1200),  # the first to use the kernels compiles them
 ]
 

@@ -6,6 +6,7 @@
 from types import SimpleNamespace
 
 import torch
+from diffusers.models.attention import BasicTransformerBlock
 from torch import nn
 from torch.nn import functional
 
@@ -154,3 +155,14 @@ def inference_module():
 def spatial_module():
     """For spatial_inference_op."""
     return SimpleNamespace(nhwc_bias_add=_forbidden, nhwc_bias_add_add=bias_add_add, nhwc_bias_add_bias_add=_forbidden)
+
+
+def transformer_block(heads=4, head=36, context=24, **options):
+    """Of diffusers, with weights everywhere."""
+    torch.manual_seed(1)
+    made = BasicTransformerBlock(heads * head, heads, head, cross_attention_dim=context, **options)
+    with torch.no_grad():
+        for name, weight in made.named_parameters():
+            if "norm" in name or name.endswith("bias"):
+                weight.add_(torch.randn_like(weight) / 4)  # else all norms and biases are alike
+    return made.eval()

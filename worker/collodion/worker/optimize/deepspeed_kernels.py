@@ -13,6 +13,7 @@ import importlib.util
 import logging
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -74,6 +75,7 @@ def _load_triton(attention: Any) -> tuple[type[Exception], ...]:
     if attention.triton_flash_attn is None:
         try:
             _check_triton(importlib.import_module("triton").__version__)
+            warnings.filterwarnings("ignore", "tl.make_block_ptr is deprecated")
             attention.load_triton_flash_attn()
         except ImportError as error:
             raise Unsuitable(
