@@ -4,11 +4,14 @@ The denoiser sees a VAE's latent normalised: (latent - offset) · scale, each a 
 shift_factor, scaling_factor, latents_mean and latents_std comes down to that.
 """
 
+import copy
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
 from diffusers.image_processor import VaeImageProcessor
+
+from collodion.worker.families.tiles import Tiling, tilings_of
 
 
 class Posterior(NamedTuple):
@@ -36,6 +39,26 @@ class Vae:
         """What it computes in."""
         dtype: torch.dtype = self._vae.dtype
         return dtype
+
+    @property
+    def channels(self) -> int:
+        """Of a latent."""
+        config = self._vae.config
+        return int(config.get("latent_channels") or config["z_dim"])
+
+    @property
+    def tilings(self) -> list[Tiling]:
+        """How latents may be cut into tiles, the greatest first; none if they may not."""
+        return tilings_of(self._vae)
+
+    def without_weights(self) -> "Vae":
+        """One that makes shapes of shapes: on torch's device `meta`."""
+        with torch.device("meta"):
+            made = type(self._vae).from_config(self._vae.config)
+        twin = copy.copy(self)
+        twin._vae = torch.nn.Module.to(made, self._vae.dtype)  # its own `to` gives advice
+        twin._offset, twin._scale = self._offset.to("meta"), self._scale.to("meta")
+        return twin
 
     def encode(self, pictures: torch.Tensor) -> list[Posterior]:
         """pictures: (N, 3, H, W) in -1..1."""
