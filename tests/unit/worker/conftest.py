@@ -42,6 +42,8 @@ def make_parameters(**fields: Any) -> Parameters:
 class Recorder:
     """In the place of the threads around the engine: keeps pictures, and the latents whose preview was wanted."""
 
+    full = False
+
     def __init__(self) -> None:
         self.pictures: dict[LatentId, Any] = {}
         self.previews: list[tuple[LatentId, int]] = []

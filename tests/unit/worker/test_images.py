@@ -186,3 +186,56 @@ def test_a_picture_that_cannot_be_stored_fails_its_latent_with_the_reason(keeper
 def test_a_preview_has_the_pictures_proportions_and_at_most_128_pixels():
     for width, height, expected in ((512, 768, (85, 128)), (64, 32, (64, 32)), (4096, 8, (128, 1))):
         assert Image.open(io.BytesIO(encode_preview(PICTURE, width, height))).size == expected
+
+
+def waiting(keeper):
+    return keeper.metrics.registry.get_sample_value("collodion_worker_pictures_waiting")
+
+
+@pytest.fixture
+def crowded(tmp_path, monkeypatch):
+    """A keeper with room for the bytes of three pictures, whose one thread waits to be let go."""
+    monkeypatch.setattr(images, "_WAITING_BYTES", 3 * PICTURE.nbytes)
+    outbox, metrics, rooms = Outbox(), WorkerMetrics(), []
+    keeper = ImageKeeper(DirectoryStore(tmp_path), 1, metrics, outbox, on_room=lambda: rooms.append(keeper.full))
+    keeper.metrics, keeper.rooms, keeper.go_on = metrics, rooms, threading.Event()
+    keeper._pool.submit(keeper.go_on.wait, 10)
+    yield keeper
+    keeper.go_on.set()
+    keeper.close()
+    outbox.close()
+
+
+def test_a_keeper_is_full_when_pictures_fill_its_memory_and_says_once_that_it_has_room(crowded):
+    for count in range(1, 6):
+        crowded.keep(make_latent(), PICTURE)
+        assert crowded.full is (count >= 3)
+        assert waiting(crowded) == count
+    crowded.go_on.set()
+    crowded.close()
+    assert crowded.rooms == [False]
+    assert (crowded.full, waiting(crowded)) == (False, 0)
+
+
+def test_pictures_that_are_dropped_or_cannot_be_stored_make_room_too(crowded, tmp_path):
+    (tmp_path / "job").write_text("a file where a directory should be")
+    latents = [make_latent() for _ in range(3)]
+    latents[0].dropped = True
+    for latent in latents:
+        crowded.keep(latent, PICTURE)
+    crowded.go_on.set()
+    crowded.close()
+    assert [latent.stage for latent in latents] == [Stage.DECODING, Stage.STOPPED, Stage.STOPPED]
+    assert (crowded.rooms, waiting(crowded)) == ([False], 0)
+
+
+def test_pictures_that_are_larger_than_the_memory_keep_every_thread_busy_all_the_same(crowded):
+    large = np.zeros((240, 400, 3), dtype=np.uint8)
+    crowded.keep(make_latent(), large)
+    assert not crowded.full
+    crowded.keep(make_latent(), large)
+    assert crowded.full
+
+
+def test_how_many_threads_store_pictures_depends_on_the_cores():
+    assert [images.threads_for(cores) for cores in (1, 2, 8, 12, 16, 128)] == [2, 2, 2, 3, 4, 4]

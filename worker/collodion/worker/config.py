@@ -112,10 +112,17 @@ class WorkerConfig:
         high=10,
     )
     image_threads: int = setting(
-        2,
-        "Threads that encode and store pictures; too few let pictures wait, too many take CPU time from the model.",
-        low=1,
+        0,
+        "Threads that encode and store pictures, 0 for two to four by the cores; too few hold up decoding, too many take CPU time from"
+        " the model.",
+        low=0,
         high=64,
+    )
+    text_cache_mib: int = setting(
+        64,
+        "Device memory of each model for texts of prompts that were encoded before, in MiB; 0 encodes every prompt anew.",
+        low=0,
+        high=65536,
     )
     beat_s: float = setting(1.0, "Time between heartbeats; has to be the scheduler's.", low=0.01, high=60)
     beats_missed: int = setting(3, "Beats without a word after which the scheduler counts as away.", low=1, high=100)

@@ -131,7 +131,7 @@ class Engine:
         """Lets in the models that were loaded, and out those that are not wanted any more."""
         arrived, left = self._models.turn({job.model for job in self._holdings.jobs})
         if left:
-            self.lanes.settle(0)  # the last batches of theirs may still be under way
+            self.lanes.rest()  # the last batches of theirs may still be under way
             self._models.release(left)
         for job in self._holdings.jobs:
             if job.model in arrived and job.pipeline is None:

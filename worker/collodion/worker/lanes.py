@@ -3,6 +3,9 @@
 1. A batch that raises is tried again row by row, so that only the guilty latent fails.
 2. On a device that works asynchronously up to `run_ahead` batches are under way; the oldest is waited for, never the newest.
 3. A latent that has made its last evaluation goes on to `finished` by itself, and leaves it to be decoded, first come first served.
+   While the keeper is full none is.
+4. A batch that is decoded beside the steps (`Decoded.advance`) is brought forward at each boundary and holds up none. There is one at a
+   time, and when the next one is due, or there is nothing else to do, it is finished whatever that costs.
 """
 
 import logging
@@ -24,7 +27,11 @@ _Row = TypeVar("_Row", bound=Row)
 
 
 class Keeper(Protocol):
-    """Stores finished pictures, elsewhere; then finishes or fails the latent."""
+    """Stores finished pictures, elsewhere; then finishes or fails the latent. full: no more are to be decoded for now."""
+
+    @property
+    def full(self) -> bool:
+        """When it is so no more, somebody wakes the engine."""
 
     def keep(self, latent: Latent, picture: Picture) -> None:
         """Returns at once."""
@@ -39,6 +46,7 @@ class Lanes:
         self._keeper = keeper
         self._fail = fail
         self._under_way: deque[Callable[[], None]] = deque()
+        self._beside: deque[tuple[list[Latent], Decoded]] = deque()
         self._last_step: Span | None = None
         self.finished: list[Latent] = []
 
@@ -57,8 +65,10 @@ class Lanes:
         )
 
     def decode(self, most: int) -> bool:
-        """One batch of finished latents of one batch key, at most so many; False if there are none."""
-        if not self.finished:
+        """One batch of finished latents of one batch key, at most so many; False if there are none, or none is to be decoded now."""
+        if self._beside:
+            self._bring_forward(hurry=len(self.finished) >= most)
+        if not self.finished or self._beside or self._keeper.full:
             return False
         # Meanwhile it may have been dropped, or its last evaluation may have turned out to have gone wrong.
         waiting = [latent for latent in self.finished if latent.stage is Stage.DECODING and not latent.dropped]
@@ -68,12 +78,16 @@ class Lanes:
         if batch:
             self._last_step = None
             self._hand_over(batch, batch[0].job, self._decode, self._fail)
+            if self._beside:
+                self._bring_forward(hurry=False)
         return bool(batch)
 
     def rest(self) -> bool:
         """Waits for what is under way; False if nothing was. What comes then does not come right after a step."""
         self._last_step = None
-        under_way = bool(self._under_way)
+        under_way = bool(self._under_way or self._beside)
+        while self._beside:
+            self._bring_forward(hurry=True, wait=True)
         self.settle(0)
         return under_way
 
@@ -122,7 +136,28 @@ class Lanes:
 
     def _decode(self, rows: list[Latent]) -> None:
         decoded = rows[0].job.loaded.decode([latent.state for latent in rows])
-        self._under_way.append(lambda: self._decoded(rows, decoded))
+        if decoded.advance is None:
+            self._under_way.append(lambda: self._decoded(rows, decoded))
+        else:
+            self._beside.append((rows, decoded))
+
+    def _bring_forward(self, hurry: bool, wait: bool = False) -> None:
+        """The batch that is decoded beside the steps. If it raises, its latents are decoded one by one. wait: until it is done."""
+        rows, decoded = self._beside.popleft()
+        advance, said = decoded.advance, list[bool]()
+        assert advance is not None
+
+        def work(tried: list[Latent]) -> None:
+            if tried is rows:
+                said.append(advance(hurry))
+            else:
+                self._decode(tried)
+
+        try_rows(rows, work, self._fail)
+        if said and (said[0] or wait):
+            self._decoded(rows, decoded)
+        elif said:
+            self._beside.appendleft((rows, decoded))
 
     def _decoded(self, rows: list[Latent], decoded: Decoded) -> None:
         self._sample("decode", rows[0].job, len(rows), decoded.span.wait())

@@ -45,6 +45,9 @@ class WorkerMetrics:
         self.image_seconds = self._histogram(
             "image_encode_seconds", "Seconds to encode and store a picture.", _SECONDS, "format"
         )
+        self.pictures_waiting = Gauge(
+            "collodion_worker_pictures_waiting", "Pictures that are decoded and not stored.", registry=self.registry
+        )
         self.failures = self._counter("failures", "Latents that failed.", "reason")
         self.previews = self._counter("previews", "Previews by outcome: sent, unsent, dropped.", "outcome")
         self.decode_errors = self._counter("decode_errors", "Messages that could not be decoded.")

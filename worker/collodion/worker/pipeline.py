@@ -72,10 +72,15 @@ class Stepped:
 
 @dataclass(frozen=True, eq=False)
 class Decoded:
-    """Decoded latents. `pictures` gives them, None for one that is not finite, once the span was waited for."""
+    """Decoded latents. `pictures` gives them, None for one that is not finite, once the span was waited for.
+
+    advance: None if all of it was issued. Else it goes on beside later steps: each call issues what may be issued now (given True:
+    whatever that costs the steps) and says whether all is done. The latents are not to change before; what it raises concerns them all.
+    """
 
     span: Span
     pictures: Callable[[], Sequence[Picture | None]]
+    advance: Callable[[bool], bool] | None = None
 
 
 class Pipeline(Protocol[PlanT, ConditioningT, StateT]):

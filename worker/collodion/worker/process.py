@@ -61,7 +61,13 @@ class Worker:
         keep_pinned(library, self.models)
         self._loader = Loader(library.shelf, self.models, config.rescan_s, self.metrics, on_loaded)
         self._preparer = Preparer(self.models, lambda: self._engine.wake())
-        self._keeper = ImageKeeper(DirectoryStore(config.artifacts), config.image_threads, self.metrics, self.outbox)
+        self._keeper = ImageKeeper(
+            DirectoryStore(config.artifacts),
+            config.image_threads,
+            self.metrics,
+            self.outbox,
+            on_room=lambda: self._engine.wake(),
+        )
         self._previews = PreviewMaker(self.incarnation, self.outbox, self.metrics)
         holdings = Holdings(self._preparer.job)
         self._engine = Engine(
