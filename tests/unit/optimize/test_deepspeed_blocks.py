@@ -235,11 +235,17 @@ def test_kernels_that_compute_something_else_are_refused_and_change_nothing(kern
 
 
 def test_kernels_that_do_not_run_are_refused(kernels, monkeypatch):
-    def failing(*_):
-        raise RuntimeError("no kernel image")
+    def failing(error):
+        def forward(*_):
+            raise error
 
-    monkeypatch.setattr(FlashAttention, "forward", failing)
+        monkeypatch.setattr(FlashAttention, "forward", forward)
+
+    failing(RuntimeError("no kernel image"))
     with pytest.raises(Unsuitable, match="do not run on cpu: no kernel image"):
+        inject(unet(), kernels)
+    failing(torch.OutOfMemoryError())
+    with pytest.raises(torch.OutOfMemoryError):
         inject(unet(), kernels)
 
 

@@ -93,6 +93,8 @@ def _distance(one: Place, kernels: Kernels, place: torch.device, dtype: torch.dt
             expected, got = (output - inputs.float() if residual else output for output in outputs)
             farthest = torch.maximum(farthest, (got - expected).abs().max() / expected.abs().max())
         return farthest.cpu()  # waits: errors of the kernels show here
+    except torch.OutOfMemoryError:  # a RuntimeError, and no fault of the kernels
+        raise
     except kernels.errors as error:
         raise Unsuitable(f"DeepSpeed's kernels do not run on {place}: {error}") from error
 
