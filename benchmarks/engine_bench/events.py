@@ -4,8 +4,10 @@ import threading
 from collections import Counter
 from typing import Any
 
+from collodion.worker.optimize.observer import Unobserved
 
-class Events:
+
+class Events(Unobserved):
     """An Observer (`collodion.worker.optimize.observer`) that counts."""
 
     def __init__(self) -> None:
@@ -36,6 +38,14 @@ class Events:
         """See Observer."""
         with self._lock:
             self.reused_evaluations += evaluations
+
+    def read(self, encoded: int, cached: int) -> None:
+        """See Observer."""
+
+    def squeezed(self, how: str) -> None:
+        """See Observer."""
+        with self._lock:
+            self.fallbacks[f"decode_{how}"] += 1
 
     def figures(self) -> dict[str, Any]:
         """All counts so far."""

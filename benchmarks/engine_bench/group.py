@@ -22,7 +22,7 @@ from engine_bench.subjects import Subject
 
 OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
 _CROWD_STEPS = {"cpu": 12, "cuda": 30}
-_CROWDED = (PLAIN, AUTO, "all")
+_CROWDED = {"cpu": (AUTO,), "cuda": (PLAIN, AUTO, "all")}
 _log = logging.getLogger(__name__)
 
 
@@ -80,7 +80,9 @@ class Group:
         self._rate = rate
         self._main_steps: int = notes.figures["main_steps"]
         self._speeds: dict[str, dict[int, float]] = {name: {} for name in sides}
-        self._too_large: dict[str, int] = {}
+        self._batches = settings.batches or subject.batches
+        # The least batch that a column is not measured with.
+        self._too_large = {one.name: settings.most_of(one) + 1 for one in settings.columns if one.name in sides}
 
     def compare(self, reference: Reference) -> None:
         """How far they are from float32."""
@@ -98,10 +100,11 @@ class Group:
 
     def measure_speed(self) -> None:
         """All cells; then larger and larger batches of those that still gain by it."""
-        settings = self._settings
-        for cell in cells_of(settings.batches, self._main_steps, settings.steps, crossed=settings.crossed):
+        settings, also = self._settings, self._settings.steps
+        also = self._subject.also_steps if also is None else also
+        for cell in cells_of(self._batches, self._main_steps, also, crossed=settings.crossed):
             self._measure(cell, [name for name in self._sides if cell.batch < self._bound(name)])
-        batch, growing = 2 * max(settings.batches), list(self._sides)
+        batch, growing = 2 * max(self._batches), list(self._sides)
         while settings.saturate and batch <= settings.most:
             growing = [name for name in growing if batch < self._bound(name) and not saturated(self._speeds[name])]
             if not growing:
@@ -111,9 +114,14 @@ class Group:
 
     def measure_strangers(self, theirs: DiffusersSide) -> None:
         """Of the columns that stand for the others."""
-        batch, steps = max(self._settings.batches), _CROWD_STEPS[self._settings.place.type]
+        kind = self._settings.place.type
+        batch, steps = max(self._batches), _CROWD_STEPS[kind]
         for name, side in self._sides.items():
-            if name not in _CROWDED or not isinstance(side, OurSide) or self._notes.out_of_time(f"strangers of {name}"):
+            if (
+                name not in _CROWDED[kind]
+                or not isinstance(side, OurSide)
+                or self._notes.out_of_time(f"strangers of {name}")
+            ):
                 continue
             self._notes.begin(f"strangers as many as a batch of {batch}: {name}")
             try:
@@ -125,7 +133,7 @@ class Group:
 
     def profile(self) -> None:
         """Where a step's time goes, in the smallest and the largest batch."""
-        batches = sorted({min(self._settings.batches), max(self._settings.batches)})
+        batches = sorted({min(self._batches), max(self._batches)})
         for name, side in self._sides.items():
             for batch in batches:
                 if self._notes.out_of_time(f"profile of {name}"):
@@ -160,7 +168,7 @@ class Group:
         self._notes.save()
 
     def _bound(self, name: str) -> float:
-        """The least batch that it cannot draw."""
+        """The least batch that it is not measured with."""
         return self._too_large.get(name, float("inf"))
 
     def _fail(self, name: str, what: str, error: Exception) -> None:

@@ -12,7 +12,7 @@ import torch
 from collodion.wire.jobs import Parameters
 from engine_bench.clocks import release
 from engine_bench.diffusers_side import DiffusersSide
-from engine_bench.drawing import Contestant, Drawn, Picture
+from engine_bench.drawing import Contestant, Picture
 from engine_bench.subjects import Subject, noises
 
 PICTURES = 2
@@ -34,7 +34,7 @@ class Reference:
         try:
             shape = subject.architecture(side.pipeline).latent_shape(jobs[0].width, jobs[0].height)
             with _exact():
-                # One by one: float32 takes twice the memory.
+                # One by one, as the columns will: float32 takes twice the memory.
                 drawn = [side.draw([job], noise=noises(subject, shape, dtype, [job])) for job in jobs]
                 latents = torch.cat([one.latents() for one in drawn])
         finally:
@@ -44,13 +44,9 @@ class Reference:
 
     def compare(self, contestant: Contestant) -> dict[str, float | None]:
         """latent_error: norm of the difference over the norm; the worst picture's. psnr_db: of the worst picture, None if all are equal."""
-        drawn = contestant.draw(self.jobs)
-        return self.distance(drawn)
-
-    def distance(self, drawn: Drawn) -> dict[str, float | None]:
-        """See compare."""
-        errors = [relative_error(mine, other) for mine, other in zip(drawn.latents(), self.latents, strict=True)]
-        ratios = [psnr(mine, other) for mine, other in zip(drawn.pictures, self.pictures, strict=True)]
+        drawn = [contestant.draw([job]) for job in self.jobs]
+        errors = [relative_error(one.latents()[0], other) for one, other in zip(drawn, self.latents, strict=True)]
+        ratios = [psnr(one.pictures[0], other) for one, other in zip(drawn, self.pictures, strict=True)]
         return {"latent_error": max(errors), "psnr_db": min(ratios) if min(ratios) < math.inf else None}
 
 

@@ -27,7 +27,8 @@ _QUICK_COLUMNS = (DIFFUSERS, PLAIN, AUTO)
 class Settings:
     """What to measure.
 
-    main_steps: of every batch; None: the model's own. steps: also, at the smallest batch, or crossed with all. most: pictures of a batch.
+    main_steps: of every batch. steps: also, at the smallest batch or crossed with all. Where these are None, and batches empty, a model has
+    its own. most: pictures of a batch; most_compiled: where something is compiled, which takes long for every size that it can have.
     budget_s: nothing is begun later. resident: columns in memory at a time; None: as many as fit.
     """
 
@@ -37,9 +38,10 @@ class Settings:
     columns: tuple[Column, ...]
     batches: tuple[int, ...]
     main_steps: int | None
-    steps: tuple[int, ...]
+    steps: tuple[int, ...] | None
     rounds: int
     most: int
+    most_compiled: int
     crossed: bool
     saturate: bool
     parts: tuple[str, ...]
@@ -49,6 +51,10 @@ class Settings:
     budget_s: float | None
     resident: int | None
     out: Path
+
+    def most_of(self, column: Column) -> int:
+        """Pictures of a batch of this column."""
+        return min(self.most, self.most_compiled) if "compile=regional" in column.words else self.most
 
     @property
     def clock(self) -> Clock:
@@ -81,17 +87,25 @@ def parser(description: str) -> argparse.ArgumentParser:
     made.add_argument(
         "--columns", nargs="+", metavar="COLUMN", help="names, or NAME:KEY=VALUE,… (default: all that suit the device)"
     )
-    made.add_argument("--batches", nargs="+", type=int, default=[1, 2, 4, 8], metavar="N")
+    made.add_argument("--batches", nargs="+", type=int, metavar="N", help="default: 1 2 4 8; 1 8 of middle")
     made.add_argument(
         "--main-steps",
         type=int,
         metavar="N",
         help="of every batch (default: 50 for sd15, 28 for sd3 and flux, else 20)",
     )
-    made.add_argument("--steps", nargs="+", type=int, metavar="N", help="also, at batch 1 (default: 20 30 50)")
+    made.add_argument(
+        "--steps", nargs="+", type=int, metavar="N", help="also, at batch 1 (default: 20 30 50; none of middle)"
+    )
     made.add_argument("--crossed", action="store_true", help="those at every batch")
     made.add_argument("--no-saturation", action="store_true", help="do not go on doubling batches while it gains 5 %%")
     made.add_argument("--most", type=int, metavar="N", help="pictures of a batch (default: 32 on a GPU, else 8)")
+    made.add_argument(
+        "--most-compiled",
+        type=int,
+        metavar="N",
+        help="pictures of a batch of what is compiled (default: 1 on a CPU, else --most)",
+    )
     made.add_argument("--rounds", type=int, metavar="N", help="of every cell, all columns in turns (default: 3)")
     made.add_argument("--parts", nargs="+", choices=PARTS, help="default: all but profile")
     made.add_argument("--profile", action="store_true", help="also where the time of a step goes")
@@ -119,20 +133,22 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
         raise ConfigError("device: there is no CUDA device")
     if device == "cuda" and arguments.clock == "cpu":
         raise ConfigError("clock: this process's own time says nothing of a GPU")
-    if min((*arguments.batches, *(arguments.steps or ()), arguments.rounds or 1)) < 1:
+    if min((*(arguments.batches or ()), *(arguments.steps or ()), arguments.rounds or 1)) < 1:
         raise ConfigError("batches, steps and rounds begin at 1")
     quick = arguments.quick
-    most = max(arguments.most or _MOST[device], *arguments.batches)
+    batches = (1, 8) if quick else tuple(arguments.batches or ())
+    most = max(arguments.most or _MOST[device], *batches)
     return Settings(
         place=torch.device("cuda:0" if device == "cuda" else "cpu"),
         dtype=arguments.dtype or _DTYPES[device],
         models=tuple(arguments.models or _MODELS[device][: 1 if quick else None]),
         columns=_columns(arguments.columns, _QUICK_COLUMNS if quick else _COLUMNS[device]),
-        batches=(1, 8) if quick else tuple(arguments.batches),
+        batches=batches,
         main_steps=arguments.main_steps or (20 if quick else None),
-        steps=tuple(arguments.steps if arguments.steps is not None else () if quick else (20, 30, 50)),
+        steps=() if quick else None if arguments.steps is None else tuple(arguments.steps),
         rounds=arguments.rounds or 3,
         most=most,
+        most_compiled=arguments.most_compiled or (1 if device == "cpu" else most),
         crossed=arguments.crossed,
         saturate=not (arguments.no_saturation or quick),
         parts=tuple(arguments.parts or PARTS[:3]) + (("profile",) if arguments.profile else ()),

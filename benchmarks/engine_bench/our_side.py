@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import msgspec
 import torch
 
 from collodion.wire.jobs import Optimization, Parameters
@@ -57,7 +58,7 @@ class OurSide:
     @property
     def optimizations(self) -> Sequence[Optimization]:
         """What took effect."""
-        return getattr(self.pipeline, "optimizations", ())
+        return self.pipeline.optimizations
 
     def draw(self, jobs: Sequence[Parameters], at_step: Callable[[int], None] = nothing) -> Drawn:
         """See Contestant."""
@@ -126,7 +127,7 @@ def config_for(column: Column, settings: Settings, size: tuple[int, int], scratc
         device=str(settings.place),
         optimize=(f"dtype={settings.dtype}", f"sizes={size[0]}x{size[1]}", *column.words),
         threads=settings.threads,
-        max_batch=settings.most,
+        max_batch=settings.most_of(column),
         artifacts=scratch / "artifacts",
         run_dir=scratch,
     )
@@ -135,8 +136,7 @@ def config_for(column: Column, settings: Settings, size: tuple[int, int], scratc
 def _cached(job: Parameters, step_cache: float) -> Parameters:
     if not step_cache:
         return job
-    fields = {name: getattr(job, name) for name in job.__struct_fields__}
-    return Parameters(**{**fields, "step_cache": step_cache})
+    return msgspec.structs.replace(job, step_cache=step_cache)
 
 
 def _finished(stepped: Any) -> Any:

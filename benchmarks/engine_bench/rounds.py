@@ -1,5 +1,6 @@
 """One cell: every column once a round, in an order drawn anew, after the same warm-up."""
 
+import itertools
 import random
 from collections.abc import Callable, Mapping
 
@@ -11,6 +12,7 @@ from engine_bench.drawing import Contestant, Drawn
 from engine_bench.subjects import Subject
 
 _WARM_STEPS = 3
+_takes = itertools.count(1)  # text encodings may be remembered: every round has prompts of its own
 
 Tick = Callable[[str], None]
 """Told where it stands."""
@@ -27,6 +29,7 @@ class Rounds:
         self._sides = dict(sides)
         self._place = place
         self._clock = clock
+        self._take = next(_takes)
         self.samples = {name: Samples() for name in sides}
         self.failures: dict[str, Exception] = {}
 
@@ -36,6 +39,7 @@ class Rounds:
             tick(f"{self._cell}: warming {name}")
             self._guarded(name, self._warm)
         for number in range(rounds):
+            self._take = next(_takes)
             order = list(self._sides)
             random.shuffle(order)
             for name in order:
@@ -62,6 +66,6 @@ class Rounds:
         self.samples[name].add(self._clock() - began, rate_of(drawn.step_s), drawn.gaps)
 
     def _drawn(self, name: str, steps: int) -> Drawn:
-        drawn = self._sides[name].draw(self._subject.jobs(self._cell.batch, steps))
+        drawn = self._sides[name].draw(self._subject.jobs(self._cell.batch, steps, self._take))
         settle(self._place)
         return drawn

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 
 from collodion.process.config import ConfigError
@@ -20,15 +21,21 @@ from engine_bench.recipes import RECIPES, recipe
 SAMPLER = "euler"
 """One model call a step in every family, here and in diffusers, and no noise but the first."""
 _PROMPTS = ("a red circle", "two small green squares", "a large blue triangle", "a yellow ring on a grey background")
-_FIGURE_STEPS = {"sd15": 50, "sdxl": 20, "sd3": 28, "flux": 28}
+_FIGURE_STEPS = {"middle": 10, "sd15": 50, "sdxl": 20, "sd3": 28, "flux": 28}
 _SIZES = {"sd15": (512, 512), "sdxl": (1024, 1024), "sd3": (1024, 1024), "flux": (1024, 1024), "middle": (128, 128)}
 _SCALES = {"middle": 7.5, "sd15": 7.5, "sdxl": 5.0, "sd3": 7.0, "flux": 3.5}
-_CPU_STEPS = 20
+_STEPS = 20
+_BATCHES = (1, 2, 4, 8)
+_ALSO_STEPS = (20, 30, 50)
+_FEW = {"middle": ((1, 8), ())}  # batches and other steps: it is measured on a CPU
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model. parts: reads or draws its parts; random: the latter. steps: those of the figures. size: width and height in pixels."""
+    """A model. parts: reads or draws its parts; random: the latter. size: width and height in pixels. steps: those of its figures.
+
+    batches, also_steps: what else is measured unless something else is asked for.
+    """
 
     name: str
     source: ModelSource
@@ -37,7 +44,9 @@ class Subject:
     size: tuple[int, int]
     steps: int
     guidance_scale: float
-    sampler: str = SAMPLER
+    sampler: str
+    batches: tuple[int, ...]
+    also_steps: tuple[int, ...]
 
     @property
     def architecture(self) -> type[Architecture]:
@@ -63,9 +72,10 @@ class Subject:
         }
         return Parameters(**{**fields, **changed})
 
-    def jobs(self, count: int, steps: int, **changed: Any) -> list[Parameters]:
-        """Of so many pictures."""
-        return [self.parameters(number, steps, **changed) for number in range(count)]
+    def jobs(self, count: int, steps: int, take: int = 0) -> list[Parameters]:
+        """Of so many pictures. take: other prompts, as long and with the same seeds, so that nobody can remember them."""
+        jobs = [self.parameters(number, steps) for number in range(count)]
+        return [msgspec.structs.replace(job, prompt=f"{job.prompt} of {take}") for job in jobs]
 
 
 def subject_of(
@@ -93,9 +103,10 @@ def subject_of(
         parts,
         parts is random_parts,
         size or (_SIZES.get(name, native) if parts is random_parts else native),
-        _FIGURE_STEPS.get(name, _CPU_STEPS),
+        _FIGURE_STEPS.get(name, _STEPS),
         _SCALES.get(name, info.default_guidance_scale),
         SAMPLER if SAMPLER in info.samplers else info.default_sampler,
+        *_FEW.get(name, (_BATCHES, _ALSO_STEPS)),
     )
 
 

@@ -60,9 +60,15 @@ def _column_cells(said: Figures) -> tuple[str, ...]:
         f"{likeness['latent_error']:.1e}" if likeness else "-",
         psnr,
         " ".join(f"{reason} {count}" for reason, count in fallbacks.items()) or "-",
-        said["said"]
-        + "".join(f"; {name}={value}: {detail}" for name, value, detail in said.get("optimizations", ()) if detail),
+        _effect(said),
     )
+
+
+def _effect(said: Figures) -> str:
+    """What its words did, or what they are."""
+    reused = said.get("at_end", {}).get("reused_evaluations", 0)
+    done = [f"{name}={value}: {detail}" for name, value, detail in said.get("optimizations", ()) if detail]
+    return "; ".join([*done, *([f"{reused} evaluations reused"] if reused else [])]) or said["said"]
 
 
 def cells_table(cells: Sequence[Figures]) -> str:

@@ -63,10 +63,10 @@ def test_what_was_not_measured_is_listed(figures):
 
 
 def test_a_column_says_what_it_took_and_what_went_wrong(figures):
-    (line,) = [line for line in text_of(figures).splitlines() if line.startswith("auto ") and "nothing set" in line]
+    (line,) = [line for line in text_of(figures).splitlines() if line.startswith("auto ")]
     assert line.split()[:8] == ["auto", "4.5", "3.2", "5", "captured", "2", "1.2e-02", "equal"]
     assert "not_ready 2 recompiled 1" in line
-    assert "graphs=on: 5 captured" in line
+    assert line.endswith("graphs=on: 5 captured")
 
 
 def test_a_cell_is_compared_with_diffusers_of_the_same_rounds(figures):
