@@ -100,12 +100,24 @@ def test_a_transformer_is_refused(name):
     assert not any(lies_last(each.weight) for each in convolutions(vae) if max(each.kernel_size) > 1)
 
 
-def test_what_others_hold_of_the_weights_is_not_touched():
+def test_a_vae_may_be_laid_out_alone():
+    vae = autoencoder()
+    told = use_memory_format(None, vae, LAST)
+    counts = [sum(max(each.kernel_size) > 1 for each in convolutions(vae)), len(convolutions(vae))]
+    assert told.detail.startswith(f"{counts[0]} of {counts[1]} convolutions of the VAE;")
+    assert all(lies_last(each.weight) for each in convolutions(vae))
+
+
+def test_models_that_share_weights_go_on_sharing_them():
     shared, unet = SharedWeights(), denoiser("unet")
     shared.keep("file", unet)
+    told = use_memory_format(unet, autoencoder(), LAST)
+    addresses = [parameter.data_ptr() for parameter in unet.parameters()]
     other = shared.find("file")
-    use_memory_format(unet, autoencoder(), LAST)
-    assert not any(lies_last(each.weight) for each in convolutions(other) if max(each.kernel_size) > 1)
+    assert other is not None
+    assert use_memory_format(other, autoencoder(), LAST) == told
+    assert all(one is another for one, another in zip(unet.parameters(), other.parameters(), strict=True))
+    assert [parameter.data_ptr() for parameter in other.parameters()] == addresses  # captured graphs read them there
 
 
 def test_weights_that_were_made_in_inference_mode_are_laid_out():
@@ -113,6 +125,7 @@ def test_weights_that_were_made_in_inference_mode_are_laid_out():
         unet, vae = denoiser("unet"), autoencoder()
         expected = run(unet, call_of("unet", 2))
         use_memory_format(unet, vae, LAST)
+        assert far(run(unet, call_of("unet", 2)), expected) < 1e-5
     assert far(run(unet, call_of("unet", 2)), expected) < 1e-5
 
 

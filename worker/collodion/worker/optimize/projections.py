@@ -7,11 +7,12 @@
    `to_v` as ever, the first call computes all of them, and the others are handed their part. Processors stay as they are.
 3. The layers remain the sites of adapters: what is applied to a layer for a call is applied to its part, row by row. Therefore not
    diffusers' `fuse_qkv_projections`: it makes layers of other names, past which adapters would change nothing.
-4. Layers get new parameters if their weights do not lie side by side yet, and another model's modules keep the old ones: whoever holds
-   a model already (a captured graph of it, too) is not touched. Models that are loaded later share the weights if these were laid
-   together before they were first shown to others: `lay_together`, which changes nothing but addresses.
+4. A layer keeps its parameter, and only where that lies is changed, once: models that share parameters go on sharing them, and the next
+   one finds them side by side. So weights are shared only by models that are all to be fused or none (`Plan.weights`): what was
+   captured with an address reads from it for good.
 """
 
+import threading
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import pairwise
@@ -31,6 +32,7 @@ _SELF = ("to_q", "to_k", "to_v")
 _CROSS = ("to_k", "to_v")
 _ADDED = ("add_q_proj", "add_k_proj", "add_v_proj")
 _GROUPS = "projected_together"
+_laying = threading.Lock()
 
 
 def fuse_projections(denoiser: nn.Module) -> Optimization:
@@ -38,30 +40,17 @@ def fuse_projections(denoiser: nn.Module) -> Optimization:
     attentions = list(_attentions(denoiser))
     if not attentions:
         raise Unsuitable("the model has no attention whose projections are known")
-    fused = products = moved = 0
+    fused = products = 0
     for attention in attentions:
-        groups = {names: _lay(attention, names) for names in _wanted(attention)}
-        if joined := tuple(names for names, how in groups.items() if how is not None):
-            _attach(attention, joined)
+        if groups := [names for names in _wanted(attention) if _lay(attention, names)]:
+            _attach(attention, groups)
             fused += 1
-            products += len(joined)
-            moved += sum(how is True for how in groups.values())
+            products += len(groups)
     if not fused:
         raise Unsuitable(
             "the weights of its projections cannot lie side by side: they are quantised, or differ in kind"
         )
-    detail = f"{products} products in {fused} of {len(attentions)} attentions"
-    if moved:
-        detail += "; their weights are this model's own from now on"
-    return Optimization("fuse_qkv", "on", detail)
-
-
-def lay_together(denoiser: nn.Module) -> int:
-    """Lays the weights of layers that may be fused side by side, which changes no number. Returns how many groups it moved.
-
-    For whoever loads a model, before anyone shares its parameters: then models that are loaded later share them, fused or not.
-    """
-    return sum(_lay(attention, names) is True for attention in _attentions(denoiser) for names in _wanted(attention))
+    return Optimization("fuse_qkv", "on", f"{products} products in {fused} of {len(attentions)} attentions")
 
 
 class _Projected:
@@ -141,19 +130,23 @@ def _product(layers: Sequence[Any], inputs: torch.Tensor) -> list[torch.Tensor]:
     return [changed(layer, inputs, part) for layer, part in zip(layers, parts, strict=True)]
 
 
-def _lay(attention: nn.Module, names: Sequence[str]) -> bool | None:
-    """Sees to it that these layers' weights lie side by side. True: they were moved; False: they did; None: they cannot."""
+def _lay(attention: nn.Module, names: Sequence[str]) -> bool:
+    """Sees to it that these layers' weights lie side by side. False: they cannot."""
     layers: list[Any] = [getattr(attention, name) for name in names]
     if not all(map(_is_plain, layers)):
-        return None
-    alike = {(layer.in_features, layer.bias is None, layer.weight.dtype, layer.weight.device) for layer in layers}
+        return False
+    alike = {
+        (layer.in_features, layer.bias is None, layer.weight.dtype, layer.weight.device, layer.weight.is_inference())
+        for layer in layers
+    }
     if len(alike) != 1:
-        return None
+        return False
     sides = ["weight"] if layers[0].bias is None else ["weight", "bias"]
-    apart = [side for side in sides if not _adjoin([getattr(layer, side) for layer in layers])]
-    for side in apart:
-        _move([(layer, side) for layer in layers])
-    return bool(apart)
+    with _laying:  # two models that share them may be loaded at once
+        for tensors in ([getattr(layer, side) for layer in layers] for side in sides):
+            if not _adjoin(tensors):
+                _move(tensors)
+    return True
 
 
 def _is_plain(layer: nn.Module) -> bool:
@@ -171,10 +164,9 @@ def _adjoin(tensors: Sequence[torch.Tensor]) -> bool:
     )
 
 
-def _move(owned: Sequence[tuple[nn.Module, str]]) -> None:
-    """Gives the modules new parameters of these names, the parts of one tensor."""
-    tensors: list[Any] = [owner._parameters[side] for owner, side in owned]
-    with torch.inference_mode(False), torch.no_grad():
-        parts = torch.cat(tensors).split_with_sizes([len(tensor) for tensor in tensors])
-        for (owner, side), part in zip(owned, parts, strict=True):
-            owner._parameters[side] = nn.Parameter(part, requires_grad=False)
+def _move(tensors: Sequence[torch.Tensor]) -> None:
+    """Makes these parameters the parts of one tensor."""
+    with torch.inference_mode(tensors[0].is_inference()), torch.no_grad():
+        parts = torch.cat(list(tensors)).split_with_sizes([len(tensor) for tensor in tensors])
+        for tensor, part in zip(tensors, parts, strict=True):
+            tensor.data = part
