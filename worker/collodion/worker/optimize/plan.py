@@ -78,13 +78,12 @@ def resolve(wish: Wish, place: torch.device, gpu_dtype: torch.dtype, convolution
     deepspeed = wish.deepspeed is Switch.ON
     _check_device(wish, gpu)
     _check_together(wish)
-    channels_last = gpu and convolutional and not deepspeed
     return Plan(
         dtype=dtype_of(wish, place, gpu_dtype),
         vae_dtype=wish.vae_dtype,
         attention=_chosen(wish.attention, Attention.SDPA),
         memory_format=_chosen(
-            wish.memory_format, MemoryFormat.CHANNELS_LAST if channels_last else MemoryFormat.CONTIGUOUS
+            wish.memory_format, MemoryFormat.CHANNELS_LAST if gpu and convolutional else MemoryFormat.CONTIGUOUS
         ),
         fuse_qkv=wish.fuse_qkv is Switch.ON,
         quantize=_chosen(wish.quantize, Quantization.OFF),
