@@ -118,6 +118,13 @@ class WorkerConfig:
         low=0,
         high=64,
     )
+    decode_slowdown: float = setting(
+        0.1,
+        "How much longer steps may take on the average while latents are decoded beside them (optimize: decode=beside); little makes"
+        " pictures wait, much makes all others wait.",
+        low=0.01,
+        high=10,
+    )
     text_cache_mib: int = setting(
         64,
         "Device memory of each model for texts of prompts that were encoded before, in MiB; 0 encodes every prompt anew.",

@@ -73,6 +73,13 @@ class WorkerMetrics:
         self.reused_evaluations = self._counter(
             "reused_evaluations", "Evaluations that used a step cache instead of the model's deep blocks.", "model"
         )
+        self.prompts = self._counter("prompts", "Prompts by what was done: encoded, cached.", "model", "outcome")
+        self.squeezed_decodes = self._counter(
+            "squeezed_decodes",
+            "Batches that did not fit the memory, by how they were decoded: sliced, tiled.",
+            "model",
+            "how",
+        )
         self._models = Gauge(
             "collodion_worker_models", "Models known, by where they are.", ["residency"], registry=self.registry
         )
@@ -161,6 +168,15 @@ class _Counting:
     def reused(self, evaluations: int) -> None:
         """See Observer."""
         self._reused.inc(evaluations)
+
+    def read(self, encoded: int, cached: int) -> None:
+        """See Observer."""
+        self._metrics.prompts.labels(self._model, "encoded").inc(encoded)
+        self._metrics.prompts.labels(self._model, "cached").inc(cached)
+
+    def squeezed(self, how: str) -> None:
+        """See Observer."""
+        self._metrics.squeezed_decodes.labels(self._model, how).inc()
 
 
 def _count(held: Callable[[], Held], stage: Stage) -> float:

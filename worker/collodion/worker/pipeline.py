@@ -82,6 +82,12 @@ class Decoded:
     pictures: Callable[[], Sequence[Picture | None]]
     advance: Callable[[bool], bool] | None = None
 
+    def wait(self) -> float:
+        """Issues what was not, whatever that costs, and waits until the device is done; see Span."""
+        if self.advance is not None:
+            self.advance(True)
+        return self.span.wait()
+
 
 class Pipeline(Protocol[PlanT, ConditioningT, StateT]):
     """A model, loaded on one device. It is made on a thread of its own, and becomes the device thread's."""

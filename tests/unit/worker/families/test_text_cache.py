@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from collodion.wire.jobs import AdapterKind
+from collodion.wire.jobs import AdapterKind, Parameters
 from collodion.worker.adapters.loaded import LoadedAdapter
 from collodion.worker.families.architecture import Prompt, collate
 from collodion.worker.families.denoising import Conditioning
@@ -31,8 +31,18 @@ def prompts(*texts):
     return [Prompt(text, False) for text in texts]
 
 
+class Counting(TextCache):
+    def __init__(self, budget_bytes):
+        super().__init__(budget_bytes, self.count)
+        self.hits = self.misses = 0
+
+    def count(self, encoded, cached):
+        self.misses += encoded
+        self.hits += cached
+
+
 def cache_of(entries):
-    return TextCache(entries * (TEXT_BYTES + 2048))
+    return Counting(entries * (TEXT_BYTES + 2048))
 
 
 def test_a_prompt_is_encoded_once_and_all_that_are_missing_in_one_call():
@@ -69,7 +79,7 @@ def test_the_one_that_was_not_used_for_longest_goes_first_and_the_budget_holds()
 
 
 def test_what_is_larger_than_the_budget_is_encoded_and_not_kept():
-    for cache in (TextCache(0), TextCache(TEXT_BYTES)):
+    for cache in (Counting(0), Counting(TEXT_BYTES)):
         encoder = Encoder()
         for _ in range(2):
             assert len(cache.texts_of(prompts("a"), encoder)) == 1
@@ -166,3 +176,52 @@ def test_rows_of_a_model_call_are_copies_whatever_their_number():
     for rows in (1, 2):
         collated = collate([texts] * rows, rows)["states"]
         assert collated.untyped_storage().data_ptr() != texts["states"].untyped_storage().data_ptr()
+
+
+# ---------------------------------------------------------------------- in a pipeline
+
+
+def texts_of(pipeline, *jobs):
+    """The texts of these jobs, encoded together; and whether that took as long as it usually does."""
+    plans = [pipeline.prepare(job) for job in jobs]
+    encoded = pipeline.encode(plans)
+    return [one.texts for one in encoded.conditioning], encoded.whole
+
+
+def job(model, prompt, negative="blue"):
+    return Parameters(model, prompt, negative, 64, 64, 2, "euler", 5.0, 1, 1)
+
+
+def off(ours, expected):
+    """The largest relative difference of two jobs' texts."""
+    pairs = [(one[name], other[name]) for one, other in zip(ours, expected, strict=True) for name in (*one, *other)]
+    return max(float((one - other).abs().max() / other.abs().max().clamp_min(1e-9)) for one, other in pairs)
+
+
+@pytest.mark.parametrize("name", ["sd1", "sdxl", "sd35", "flux_dev", "qwen_image", "z_image"])
+def test_cached_texts_are_those_that_would_be_encoded(name, load_family):
+    cached, fresh = load_family(name), load_family(name, text_cache_mib=0)
+    jobs = [job(name, "a red circle"), job(name, "two small green squares")]
+    first, whole = texts_of(cached, *jobs)
+    assert whole
+    again, whole = texts_of(cached, jobs[1])
+    assert not whole
+    for ours, expected in ((first[0], jobs[0]), (first[1], jobs[1]), (again[0], jobs[1])):
+        assert off(ours, texts_of(fresh, expected)[0][0]) < 1e-4
+    assert texts_of(fresh, jobs[0])[1]
+
+
+def test_a_reproducible_workers_cached_texts_are_bit_for_bit_those_that_would_be_encoded(load_family):
+    cached, fresh = (load_family("sdxl", reproducible=True, text_cache_mib=mib) for mib in (64, 0))
+    jobs = [job("sdxl", text) for text in ("a red circle", "two small green squares", "many more")]
+    texts_of(cached, jobs[1])
+    ours, expected = texts_of(cached, *jobs)[0], texts_of(fresh, *jobs)[0]
+    for one, other in zip(ours, expected, strict=True):
+        assert off(one, other) == 0
+
+
+def test_a_job_of_which_only_the_negative_prompt_is_known_takes_as_long_as_usual(load_family):
+    pipeline = load_family("sd1", text_cache_mib=8)
+    texts_of(pipeline, job("sd1", "a"))
+    assert texts_of(pipeline, job("sd1", "b"))[1]
+    assert not texts_of(pipeline, job("sd1", "c"), job("sd1", "b"))[1]

@@ -109,7 +109,7 @@ def test_auto_decodes_as_many_at_once_as_fit_and_counts_it(vae, small_tiles, cap
     for _ in range(2):
         assert close(made.decode(latents(5)), expected)
     assert decodes.shapes == [(2, 20, 20), (2, 20, 20), (1, 20, 20)] * 2
-    assert said == ["decode_sliced"] * 2
+    assert said == ["sliced"] * 2
     assert [record.message for record in caplog.records] == ["memory is short: latents are decoded 2 at a time"]
 
 
@@ -119,7 +119,7 @@ def test_auto_cuts_a_latent_into_tiles_only_if_it_does_not_fit_alone(vae, small_
     made, said = frugal(decodes, free=lambda: room)
     assert made.decode(latents(1)).shape == (1, 3, 40, 40)
     assert decodes.shapes == [(1, 8, 8)] * 9
-    assert said == ["decode_tiled"]
+    assert said == ["tiled"]
 
 
 def test_a_latent_as_small_as_a_tile_is_never_cut(vae):
@@ -138,7 +138,7 @@ def test_where_memory_ends_all_the_same_less_is_decoded_at_a_time_and_that_is_re
     decodes.shapes.clear()
     made.decode(latents(8))
     assert decodes.shapes == [(2, 20, 20)] * 4
-    assert said == ["decode_sliced"] * 3
+    assert said == ["sliced"] * 3
     decodes.shapes.clear()
     made.decode(latents(8, 10, 10))  # nothing is known of another size
     assert decodes.shapes == [(8, 10, 10)]

@@ -19,6 +19,7 @@ from typing import Protocol
 
 import torch
 
+from collodion.wire.jobs import Optimization
 from collodion.worker.families.device import Device, memory_errors
 from collodion.worker.families.throttle import Throttle
 from collodion.worker.pipeline import Decoded, Picture
@@ -126,6 +127,15 @@ class BesideDecoder:
         self._lane = lane
         self._throttle = Throttle(bound)
         self._clock = PieceClock(self._throttle, lane.idle)
+
+    @property
+    def optimization(self) -> Optimization:
+        """What is in force, for `describe`."""
+        slowdown = self._throttle.slowdown
+        seen = "" if slowdown is None else f"; beside a piece they take {slowdown:.0%} longer"
+        return Optimization(
+            "decode", "beside", f"steps take {self._throttle.bound:.0%} longer at most, on the average{seen}"
+        )
 
     def stepped(self, key: Hashable, span: Span) -> None:
         """A step of this model was issued; its span is over once the device is done with it. key: see Throttle."""

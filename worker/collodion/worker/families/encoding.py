@@ -7,6 +7,8 @@ from functools import partial
 from collodion.worker.adapters.adapters import Adapters
 from collodion.worker.adapters.selection import Selection
 from collodion.worker.families.architecture import Architecture, Prompt, Texts
+from collodion.worker.families.device import memory_errors
+from collodion.worker.families.text_cache import TextCache
 from collodion.worker.optimize.modules import ReadyModule
 
 
@@ -14,19 +16,33 @@ class PromptEncoder:
     """Of one model; device thread.
 
     modules: text encoders that are captured, by name. rows: prompts in a call, filled up, of a reproducible worker; 0: as many as there
-    are.
+    are. cache: of texts that were encoded before.
     """
 
     def __init__(
-        self, architecture: Architecture, adapters: Adapters, modules: Mapping[str, ReadyModule], rows: int
+        self,
+        architecture: Architecture,
+        adapters: Adapters,
+        modules: Mapping[str, ReadyModule],
+        rows: int,
+        cache: TextCache,
     ) -> None:
+        self.cache = cache
         self._modules = modules
         self._architecture = architecture
         self._adapters = adapters
         self._rows = rows
 
     def encode(self, prompts: Sequence[Prompt]) -> dict[Prompt, Texts]:
-        """The texts of different prompts. Raises MemoryError."""
+        """The texts of different prompts, which others may have too. Raises MemoryError."""
+        try:
+            with memory_errors():
+                return self.cache.texts_of(prompts, self._encode)
+        except MemoryError:
+            self.cache.clear()
+            raise
+
+    def _encode(self, prompts: Sequence[Prompt]) -> list[Texts]:
         groups: dict[Hashable, list[Prompt]] = {}
         for prompt in prompts:  # reproducible: those with the same adapters by themselves, as for the steps
             groups.setdefault(prompt.key if self._rows else None, []).append(prompt)
@@ -34,7 +50,7 @@ class PromptEncoder:
         for group in groups.values():
             encoded = self._architecture.encode_prompts(group, partial(self._around, group), self._rows)
             texts.update(zip(group, encoded, strict=True))
-        return texts
+        return [texts[prompt] for prompt in prompts]
 
     def _around(
         self, prompts: Sequence[Prompt], encoders: Sequence[int], rows: Sequence[int]

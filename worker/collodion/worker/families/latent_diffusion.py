@@ -17,7 +17,7 @@ from collodion.wire.jobs import ModelInfo, Optimization, Parameters
 from collodion.worker.adapters.adapters import AdapterBudgets, Adapters
 from collodion.worker.config import WorkerConfig
 from collodion.worker.families.adapter_files import AdapterFiles
-from collodion.worker.families.architecture import Architecture, Texts
+from collodion.worker.families.architecture import Architecture
 from collodion.worker.families.clean_estimate import CleanEstimate
 from collodion.worker.families.decoding import Decoder
 from collodion.worker.families.denoising import Conditioning, Denoising, Evaluation, SamplingPlan
@@ -27,6 +27,7 @@ from collodion.worker.families.job_reader import JobReader
 from collodion.worker.families.rgb_map import fit_rgb_map, to_rgb
 from collodion.worker.families.start import Start, beginning
 from collodion.worker.families.step_batch import StepBatch, undrawn_if_it_fails
+from collodion.worker.families.text_cache import TextCache
 from collodion.worker.optimize.optimized import Optimized
 from collodion.worker.pipeline import Decoded, Encoded, Picture, Stepped
 from collodion.worker.sampling.noise import NoiseSource
@@ -69,9 +70,20 @@ class LatentDiffusion:
         )
         self._step_rows = 2 * config.max_batch if padded else 0
         self._encoder = PromptEncoder(
-            architecture, self._adapters, optimized.modules, 2 * config.encode_batch if padded else 0
+            architecture,
+            self._adapters,
+            optimized.modules,
+            2 * config.encode_batch if padded else 0,
+            TextCache(config.text_cache_mib << 20, optimized.observer.read),
         )
-        self._decoder = Decoder(architecture.vae, device, config.decode_batch if padded else 0)
+        self._decoder = Decoder(
+            architecture.vae,
+            device,
+            optimized.plan,
+            config.decode_batch if padded else 0,
+            config.decode_slowdown,
+            optimized.observer.squeezed,
+        )
         self._cache = StepCache(architecture, self._padded) if info.step_cache else None
         self._clean_estimate = CleanEstimate(architecture.pipeline.scheduler)
         self._batches: list[StepBatch] = []
@@ -81,7 +93,7 @@ class LatentDiffusion:
     @property
     def optimizations(self) -> tuple[Optimization, ...]:
         """See Pipeline."""
-        return self._optimized.report
+        return (*self._optimized.report, *self._decoder.optimizations)
 
     @property
     def weight_bytes(self) -> int:
@@ -111,17 +123,19 @@ class LatentDiffusion:
     def encode(self, plans: Sequence[SamplingPlan]) -> Encoded[Conditioning]:
         """See Pipeline."""
         different = list(dict.fromkeys(prompt for plan in plans for prompt in plan.prompts))
+        # What all jobs have in common, such as their negative prompt, is nearly always known, and no job takes less time than usual for it.
+        whole = not any(all(map(self._encoder.cache.knows, plan.prompts)) for plan in plans)
         with self._device.span() as span, memory_errors():
             texts = self._encoder.encode(different)
             conditioning = [
                 Conditioning(
-                    [_own(texts[prompt]) for prompt in plan.prompts],
+                    [texts[prompt] for prompt in plan.prompts],
                     None if plan.scene is None else Start.encoded(plan.scene, self._vae, self._device.place),
                     plan.uses,
                 )
                 for plan in plans
             ]
-        return Encoded(span, conditioning)
+        return Encoded(span, conditioning, whole)
 
     @torch.inference_mode()
     def begin(self, plan: SamplingPlan, conditioning: Conditioning, seed: int) -> Denoising:
@@ -150,6 +164,7 @@ class LatentDiffusion:
             lost = [self._device.to_host(one.lost) for one in evaluations]
         for batch, one in zip(batches, evaluations, strict=True):
             batch.take(one)
+        self._decoder.stepped(tuple((one.inputs.shape, len(one.states)) for one in evaluations), span)
         self._last = tuple(evaluations)
         return Stepped(span, lambda: _places_of(batches, lost), whole=not any(batch.reused for batch in batches))
 
@@ -171,7 +186,9 @@ class LatentDiffusion:
         rows = ready.sizes(self._max_batch * self.info.guided_rows)
         with ready.rehearsal():
             for many in ready.sizes(2 * self._encode_batch) if self._optimized.modules else ():
+                self._encoder.cache.clear()
                 self.encode([self._example(*sizes[0], prompt=str(number)) for number in range(many)])
+            self._encoder.cache.clear()
             for done, (width, height) in enumerate(sizes):
                 plan = self._example(width, height)
                 state = self.begin(plan, self.encode([plan]).conditioning[0], 0)
@@ -274,11 +291,6 @@ class LatentDiffusion:
 
 def _adapted(architecture: Architecture) -> tuple[str, ...]:
     return (architecture.denoiser_part, *architecture.text_encoders)
-
-
-def _own(texts: Texts) -> Texts:
-    """Copies: a view of the batch would keep all of it in memory until the last of its jobs is gone."""
-    return {name: tensor.clone() for name, tensor in texts.items()}
 
 
 def _places_of(batches: Sequence[StepBatch], lost: Sequence[torch.Tensor]) -> list[int]:

@@ -23,13 +23,13 @@ _KEY_BYTES = 2048  # of host memory beside a text's own: what is counted for an 
 
 
 class TextCache:
-    """Device thread only. budget_bytes: of all tensors in it; 0 keeps nothing. hits, misses: prompts that were asked for."""
+    """Device thread only. budget_bytes: of all tensors in it; 0 keeps nothing. read: see Observer."""
 
-    def __init__(self, budget_bytes: int) -> None:
+    def __init__(self, budget_bytes: int, read: Callable[[int, int], None]) -> None:
         self._budget_bytes = budget_bytes
+        self._read = read
         self._entries: OrderedDict[Hashable, Texts] = OrderedDict()
         self.nbytes = 0
-        self.hits = self.misses = 0
 
     def __len__(self) -> int:
         """How many prompts it has the texts of."""
@@ -41,13 +41,16 @@ class TextCache:
         known = {prompt: texts for prompt in prompts if (texts := self._entries.get(_key(prompt))) is not None}
         missing = [prompt for prompt in prompts if prompt not in known]
         made = dict(zip(missing, map(_owned, encode(missing)), strict=True)) if missing else {}
-        self.hits += len(known)
-        self.misses += len(missing)
+        self._read(len(missing), len(known))
         for prompt in known:
             self._entries.move_to_end(_key(prompt))
         for prompt, texts in made.items():
             self._keep(_key(prompt), texts)
         return {prompt: known[prompt] if prompt in known else made[prompt] for prompt in prompts}
+
+    def knows(self, prompt: Prompt) -> bool:
+        """Whether it has its texts."""
+        return _key(prompt) in self._entries
 
     def clear(self) -> None:
         """Lets go of everything: memory is short, or the model leaves."""

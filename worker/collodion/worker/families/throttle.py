@@ -26,7 +26,7 @@ class Throttle:
 
     def __init__(self, bound: float) -> None:
         assert bound > 0
-        self._bound = bound
+        self.bound = bound
         self._alone: dict[Hashable, float] = {}
         self._account = 0.0
         self._price: float | None = None
@@ -52,7 +52,7 @@ class Throttle:
         alone = self._alone.get(key)
         if alone is None:  # a kind of step that was never seen alone: nobody knows what it would have taken
             return
-        self._account += self._bound * alone
+        self._account += self.bound * alone
         if beside:
             self._account -= seconds - alone
             self._paid += seconds - alone

@@ -55,11 +55,11 @@ class FrugalVae:
     """Decodes with a Vae in what memory there is; device thread.
 
     free: bytes of the device's memory that could be had now. rows: latents that a call is filled up to, of a reproducible worker.
-    fell_back: told "decode_sliced" or "decode_tiled" of each batch that `auto` does not decode at once. Raises Unsuitable.
+    squeezed: told "sliced" or "tiled" of each batch that `auto` does not decode at once. Raises Unsuitable.
     """
 
     def __init__(
-        self, vae: Vae, wish: VaeMemory, rows: int, free: Callable[[], int], fell_back: Callable[[str], None]
+        self, vae: Vae, wish: VaeMemory, rows: int, free: Callable[[], int], squeezed: Callable[[str], None]
     ) -> None:
         if wish is VaeMemory.TILED and not vae.tilings:
             raise Unsuitable("vae=tiled: diffusers cuts no tiles for this model's VAE")
@@ -67,7 +67,7 @@ class FrugalVae:
         self._wish = VaeMemory.WHOLE if rows and wish is VaeMemory.AUTO else wish
         self._rows = rows
         self._free = free
-        self._fell_back = fell_back
+        self._squeezed = squeezed
         self._bytes = working_bytes(vae)
         self._larger: dict[tuple[int, int], float] = {}  # than counted, by size
         self._logged: dict[tuple[int, int], Way] = {}
@@ -146,7 +146,7 @@ class FrugalVae:
     def _tell(self, way: Way, count: int, size: tuple[int, int]) -> None:
         whole = way.latents == count and way.tiling is None
         if not whole:
-            self._fell_back("decode_sliced" if way.tiling is None else "decode_tiled")
+            self._squeezed("sliced" if way.tiling is None else "tiled")
         if not whole and self._logged.get(size) != way:
             self._logged[size] = way
             _log.warning(

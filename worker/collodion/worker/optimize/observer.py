@@ -19,6 +19,12 @@ class Observer(Protocol):
     def reused(self, evaluations: int) -> None:
         """So many latents took their deep blocks' output from their step cache."""
 
+    def read(self, encoded: int, cached: int) -> None:
+        """So many prompts were encoded, and so many had been before."""
+
+    def squeezed(self, how: str) -> None:
+        """A batch did not fit the device's memory, and was decoded "sliced" or "tiled"."""
+
 
 class Unobserved:
     """Tells nobody."""
@@ -33,6 +39,12 @@ class Unobserved:
         """See Observer."""
 
     def reused(self, evaluations: int) -> None:
+        """See Observer."""
+
+    def read(self, encoded: int, cached: int) -> None:
+        """See Observer."""
+
+    def squeezed(self, how: str) -> None:
         """See Observer."""
 
 

@@ -17,7 +17,7 @@ from collodion.worker.optimize.observer import Observer
 from collodion.worker.optimize.plan import Plan
 from collodion.worker.optimize.precision import casting, settle_vae
 from collodion.worker.optimize.ready import Maker, Ready
-from collodion.worker.optimize.wishes import Attention, Compilation, MemoryFormat, Quantization
+from collodion.worker.optimize.wishes import Attention, Compilation, Decoding, MemoryFormat, Quantization
 
 _GRAPH_BYTES = 8 << 30  # device memory that graphs of one model may take
 
@@ -105,7 +105,8 @@ class Optimized:
                 if encoder is not None:
                     yield name, ReadyModule(name, encoder, self.ready)
         vae = architecture.pipeline.vae
-        if isinstance(vae, AutoencoderKL):  # Qwen-Image's keeps frames of a film between calls of its parts
+        # Qwen-Image's keeps frames of a film between calls of its parts. Two graphs never run at a time, since they share their memory.
+        if isinstance(vae, AutoencoderKL) and self.plan.decode is not Decoding.BESIDE:
             yield "vae", ReadyModule("vae", vae.decoder, self.ready)
 
 
