@@ -140,7 +140,7 @@ def _latents(shape: tuple[int, int, int]) -> torch.Tensor:
 
 @contextmanager
 def _watched(module: nn.Module) -> Iterator[list[torch.Tensor]]:
-    """How large the outputs of the module's layers are, float32 scalars on its device; NaN where one is not finite."""
+    """How large the outputs of its layers and blocks are, whose sums no layer sees: float32 scalars on its device, NaN for infinity."""
     reached: list[torch.Tensor] = []
 
     def note(_layer: nn.Module, _inputs: object, output: object) -> None:
@@ -148,7 +148,7 @@ def _watched(module: nn.Module) -> Iterator[list[torch.Tensor]]:
             largest = output.detach().abs().amax().float()
             reached.append(torch.where(largest.isfinite(), largest, torch.nan))
 
-    hooks = [layer.register_forward_hook(note) for layer in module.modules() if not list(layer.children())]
+    hooks = [layer.register_forward_hook(note) for layer in module.modules()]
     try:
         yield reached
     finally:
