@@ -92,3 +92,13 @@ def test_what_deepspeed_replaces_cannot_be_changed_too(wished):
 def test_blocks_of_deepspeed_take_no_adapters():
     assert plan(GPU).loras
     assert not plan(GPU, deepspeed=Switch.ON).loras
+
+
+def test_matrices_of_8_bits_are_not_laid_together():
+    with pytest.raises(Unsuitable, match="fuse_qkv=on lays together the matrices that quantize=int8 keeps apart"):
+        plan(CPU, quantize=Quantization.INT8, fuse_qkv=Switch.ON)
+
+
+def test_precisions_that_a_cpu_lacks_are_refused_before_anything_is_read():
+    with pytest.raises(Unsuitable, match="fp8 is for GPUs"):
+        plan(CPU, quantize=Quantization.FP8)

@@ -29,6 +29,7 @@ from collodion.worker.families.start import Start, beginning
 from collodion.worker.families.step_batch import StepBatch, undrawn_if_it_fails
 from collodion.worker.families.text_cache import TextCache
 from collodion.worker.optimize.optimized import Optimized
+from collodion.worker.optimize.quantization import stored_bytes
 from collodion.worker.pipeline import Decoded, Encoded, Picture, Stepped
 from collodion.worker.sampling.noise import NoiseSource
 from collodion.worker.sampling.trajectory import Trajectory
@@ -98,7 +99,8 @@ class LatentDiffusion:
     @property
     def weight_bytes(self) -> int:
         """See Pipeline."""
-        return sum(tensor.nbytes for part in self._modules() for tensor in (*part.parameters(), *part.buffers()))
+        tensors = (tensor for part in self._modules() for tensor in (*part.parameters(), *part.buffers()))
+        return sum(map(stored_bytes, tensors))
 
     def close(self) -> None:
         """See Pipeline."""

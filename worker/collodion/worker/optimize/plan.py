@@ -10,6 +10,7 @@ from typing import TypeVar
 import torch
 
 from collodion.worker.optimize.errors import Unsuitable
+from collodion.worker.optimize.quantization import check as check_quantization
 from collodion.worker.optimize.wishes import (
     Attention,
     Compilation,
@@ -78,6 +79,7 @@ def resolve(wish: Wish, place: torch.device, gpu_dtype: torch.dtype, convolution
     deepspeed = wish.deepspeed is Switch.ON
     _check_device(wish, gpu)
     _check_together(wish)
+    check_quantization(wish.quantize, place)
     return Plan(
         dtype=dtype_of(wish, place, gpu_dtype),
         vae_dtype=wish.vae_dtype,
@@ -109,10 +111,13 @@ def _check_device(wish: Wish, gpu: bool) -> None:
 
 
 def _check_together(wish: Wish) -> None:
+    quantized = wish.quantize not in (Quantization.AUTO, Quantization.OFF)
+    if quantized and wish.fuse_qkv is Switch.ON:
+        raise Unsuitable(f"optimize: fuse_qkv=on lays together the matrices that quantize={wish.quantize} keeps apart")
     if wish.deepspeed is not Switch.ON:
         return
     for key, asked in (
-        ("quantize", wish.quantize not in (Quantization.AUTO, Quantization.OFF)),
+        ("quantize", quantized),
         ("fuse_qkv", wish.fuse_qkv is Switch.ON),
         ("compile", wish.compile is Compilation.REGIONAL),
         ("attention", wish.attention is not Attention.AUTO),
