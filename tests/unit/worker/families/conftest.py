@@ -21,7 +21,8 @@ def family_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], P
 
 @pytest.fixture(scope="session")
 def load_family(family_folder: Callable[[str], Path]) -> Callable[..., Any]:
-    """A tiny model as our pipeline, loaded once for the same settings."""
+    """A tiny model as our pipeline, loaded once for the same settings. It encodes every prompt anew: what one test did is not to matter
+    in another."""
     from collodion.worker.config import WorkerConfig
     from collodion.worker.models import load_models
 
@@ -30,7 +31,8 @@ def load_family(family_folder: Callable[[str], Path]) -> Callable[..., Any]:
     def load(name: str, **settings: Any) -> Any:
         key = (name, *sorted(settings.items()))
         if key not in loaded:
-            config = WorkerConfig(models=(f"{name}={family_folder(name)}",), device="cpu", threads=1, **settings)
+            said = {"text_cache_mib": 0, **settings}
+            config = WorkerConfig(models=(f"{name}={family_folder(name)}",), device="cpu", threads=1, **said)
             loaded[key] = load_models(config)[1][name]
         return loaded[key]
 

@@ -153,7 +153,8 @@ def with_text_adapters(family, folder, root, **settings):
                 state |= text_adapter(getattr(pipeline, part), rank, part)
         save_file({key: tensor.contiguous() for key, tensor in state.items()}, root / f"{name}.safetensors")
     (root / "tiny").symlink_to(folder)
-    library = open_library(WorkerConfig(models=(), models_dir=root, device="cpu", threads=1, **settings))
+    config = WorkerConfig(models=(), models_dir=root, device="cpu", threads=1, text_cache_mib=0, **settings)
+    library = open_library(config)
     library.shelf.look()
     return library.shelf.load("tiny", lambda _: None)
 

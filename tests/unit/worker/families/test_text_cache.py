@@ -200,7 +200,7 @@ def off(ours, expected):
 
 @pytest.mark.parametrize("name", ["sd1", "sdxl", "sd35", "flux_dev", "qwen_image", "z_image"])
 def test_cached_texts_are_those_that_would_be_encoded(name, load_family):
-    cached, fresh = load_family(name), load_family(name, text_cache_mib=0)
+    cached, fresh = load_family(name, text_cache_mib=64), load_family(name)
     jobs = [job(name, "a red circle"), job(name, "two small green squares")]
     first, whole = texts_of(cached, *jobs)
     assert whole
