@@ -98,6 +98,15 @@ class Adapters:
         """See `Bank.select`. Device thread. Raises MemoryError."""
         return self.bank.select(component, rows, size, ranks)
 
+    def fix(self, component: str, paths: Collection[str]) -> None:
+        """From now on a selection with `ranks` has a product for every module at these paths of the component and below them.
+
+        For compiled code, which would have to be compiled again if an adapter changed other modules than the one before. Before the
+        first batch. paths: "transformer_blocks.0", …
+        """
+        below = tuple(path + "." for path in paths)
+        self.bank.fix([site for path, site in self._sites[component].items() if (path + ".").startswith(below)])
+
     @contextlib.contextmanager
     def applied(self, *selections: Selection) -> Iterator[None]:
         """Calls of the models within have these adapters. Device thread; at most one selection for each component.

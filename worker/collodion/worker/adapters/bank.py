@@ -10,8 +10,11 @@ that is resident changes its module.
    were freed in one segment are moved to another by `_compact`.
 3. `epoch` changes whenever a page has another meaning: selections are worked out again then. `moves` changes whenever a pool has another
    address: a CUDA graph that was captured before has to be captured again.
+4. Compiled code reads the pools of all modules that were fixed (`fix`); zeros stand in for those that are closed. All of them read the
+   same few, which the budget does not know.
 
-Device thread only. Work that was issued before runs before what is issued here, so nothing is overwritten that is still read.
+Device thread only, but for `fix`, before it. Work that was issued before runs before what is issued here, so nothing is overwritten
+that is still read.
 """
 
 from collections import OrderedDict
@@ -23,12 +26,14 @@ from typing import NamedTuple
 import torch
 
 from collodion.worker.adapters.loaded import ComponentChanges, LoadedAdapter
+from collodion.worker.adapters.pool import PAGE
 from collodion.worker.adapters.reading import SiteChange
 from collodion.worker.adapters.selection import Row, Selection
 from collodion.worker.adapters.sites import Segment, Site
 from collodion.worker.registry.sources import WeightFile
 
 _FIRST = 1  # page 0 holds zeros
+_LEAST = 2  # what compiled code reads, see `pool`
 
 
 class Place(NamedTuple):
@@ -89,6 +94,8 @@ class Bank:
         self._held = held
         self._shelves: dict[Place, Shelf] = {}
         self._residents: OrderedDict[tuple[str, WeightFile], _Resident] = OrderedDict()
+        self._fixed: dict[Place, list[Site]] = {}
+        self._zeros: dict[tuple[torch.dtype, torch.device], torch.Tensor] = {}
 
     @property
     def allocated(self) -> int:
@@ -121,13 +128,35 @@ class Bank:
                 self._ensure(component, [use.adapter for use in uses])
             residents = {use.adapter.key: self._residents[component, use.adapter.key] for use in uses}
             with torch.inference_mode(False), torch.no_grad():
-                selection.work_out(residents, self._opened(component), self.epoch)
+                selection.work_out(residents, self._read(component), self.epoch)
         for use in uses:
             self._residents.move_to_end((component, use.adapter.key))
 
-    def _opened(self, component: str) -> list[Site]:
+    def fix(self, sites: Iterable[Site]) -> None:
+        """From now on every selection with `ranks` has a product for these, whether an adapter changes them or not."""
+        for site in sites:
+            self._fixed.setdefault(Place(site.component, site.segment), []).append(site)
+        with torch.inference_mode(False), torch.no_grad():
+            for place in self._fixed:
+                self._stand_in(place)
+        self.epoch += 1
+        self.moves += 1
+
+    def _read(self, component: str) -> Collection[Site]:
+        """What a selection with `ranks` has products for."""
         shelves = (shelf for place, shelf in self._shelves.items() if place.component == component)
-        return [site for shelf in shelves for site in shelf.readers]
+        opened = dict.fromkeys(site for shelf in shelves for site in shelf.readers)
+        fixed = (site for place, sites in self._fixed.items() if place.component == component for site in sites)
+        return (opened | dict.fromkeys(fixed)).keys()
+
+    def _stand_in(self, place: Place) -> None:
+        """Closed pools that compiled code reads have as many pages as the open ones, so that one list of numbers serves for all."""
+        room = max(self._shelves.get(place, Shelf()).room, _LEAST)
+        for site in self._fixed.get(place, ()):
+            key, size = (site.dtype, site.place), room * PAGE * max(site.pool.widths)
+            if key not in self._zeros or len(self._zeros[key]) < size:
+                self._zeros[key] = torch.zeros(size, dtype=site.dtype, device=site.place)
+            site.pool.stand_in(self._zeros[key], room)
 
     def clear(self) -> None:
         """Gives back all memory."""
@@ -230,6 +259,8 @@ class Bank:
             for site in shelf.readers:
                 site.pool.resize(len(kept), torch.tensor(kept, device=site.place))
             shelf.room, shelf.free = len(kept), set()
+        for place in self._fixed:
+            self._stand_in(place)
         self.epoch += 1
         self.moves += 1
 
@@ -243,6 +274,7 @@ class Bank:
         shelf.free.update(range(max(shelf.room, _FIRST), room))
         shelf.room = room
         if grown or opened:
+            self._stand_in(place)
             self.epoch += 1
             self.moves += 1
 

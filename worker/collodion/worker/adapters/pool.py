@@ -3,6 +3,10 @@
 A page holds PAGE ranks: PAGE rows of `down` and PAGE columns of `up`. An adapter of rank r takes ⌈r / PAGE⌉ of them, wherever they are
 free, filled up with zeros; page 0 holds zeros and belongs to nobody. So the products of several adapters of any ranks are gathered
 by one list of page numbers a row, and a row with fewer ranks than another has zeros behind its own.
+
+Compiled code reads the pools of all its modules, whether an adapter changes them or not, and must not be told by their shapes who is
+there. So a closed pool may stand in with zeros, and how many pages there are is dynamic for the compiler: two at least, because
+it makes exceptions of none and of one. Zeros are as many as the widest module needs; all that stand in read the same memory.
 """
 
 import torch
@@ -12,21 +16,19 @@ PAGE = 4
 
 
 class Pool:
-    """The pages of one module: `down` (pages, PAGE, in), `up` (pages, PAGE, out). Closed (without memory) until it is resized.
+    """The pages of one module: `down` (pages, PAGE, in), `up` (pages, PAGE, out). Closed (without memory of its own) until it is resized.
 
     `in` counts what one output reads: a convolution's channels times its height and width.
     """
 
     def __init__(self, width_in: int, width_out: int, dtype: torch.dtype, place: torch.device) -> None:
         self.widths = (width_in, width_out)
+        self.pages = 0
+        """How many it has room for; 0 if it is closed."""
+        self.stands_in = False
         self.page_bytes = PAGE * (width_in + width_out) * dtype.itemsize
         self.down = torch.empty(0, PAGE, width_in, dtype=dtype, device=place)
         self.up = torch.empty(0, PAGE, width_out, dtype=dtype, device=place)
-
-    @property
-    def pages(self) -> int:
-        """How many it has room for; 0 if it is closed."""
-        return len(self.down)
 
     def resize(self, pages: int, kept: torch.Tensor | None = None) -> None:
         """Room for so many. kept: int64, the old pages that become the first of the new ones; None: as many as there are.
@@ -39,10 +41,30 @@ class Pool:
         for into, source in zip(new, old, strict=True):
             into[:count] = source
         self.down, self.up = new
+        self.pages = pages
+        if self.stands_in:
+            self._vary()
 
     def close(self) -> None:
         """Gives back its memory."""
         self.down, self.up = (side.new_empty(0, *side.shape[1:]) for side in (self.down, self.up))
+        self.pages = 0
+
+    def stand_in(self, zeros: torch.Tensor, pages: int) -> None:
+        """From now on compiled code may read it. A closed one reads zeros meanwhile, as if it had so many pages.
+
+        zeros: (pages · PAGE · the greater of its widths,) at least; nothing may ever be written into them.
+        """
+        self.stands_in = True
+        if not self.pages:
+            self.down, self.up = (_reading(zeros, pages, width) for width in self.widths)
+        self._vary()
+
+    def _vary(self) -> None:
+        from torch._dynamo import mark_dynamic  # takes a second
+
+        mark_dynamic(self.down, 0)
+        mark_dynamic(self.up, 0)
 
     def write(self, pages: torch.Tensor, down: torch.Tensor, up: torch.Tensor) -> None:
         """Fills these pages (int64, on the device); zeros go into those for which there are no ranks.
@@ -61,3 +83,9 @@ class Pool:
         """Fills these pages (int64, on the device) with zeros."""
         for into in (self.down, self.up):
             into.index_fill_(0, pages, 0)
+
+
+def _reading(zeros: torch.Tensor, pages: int, width: int) -> torch.Tensor:
+    """The first of them, as pages. No view: the compiler would ask what it is a view of."""
+    size, stride = (pages, PAGE, width), (PAGE * width, width, 1)
+    return zeros.new_empty(0).set_(zeros.untyped_storage(), 0, size, stride)

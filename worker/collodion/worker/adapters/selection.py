@@ -60,12 +60,17 @@ class Selection:
         """All, in the order of the rows, each adapter once."""
         return list({use.adapter.key: use for row in self.rows for use in row}.values())
 
-    def work_out(self, residents: Mapping[WeightFile, Resident], opened: Collection[Site], epoch: int) -> None:
-        """Fills in `changes`. residents: by the adapter's key, all of them. opened: sites of the component whose pools are open."""
+    @property
+    def merges(self) -> bool:
+        """Whether some of it is no low-rank product. Then it is not what was compiled or captured, whatever `ranks`."""
+        return any(change.merges for _, change in self.changes)
+
+    def work_out(self, residents: Mapping[WeightFile, Resident], read: Collection[Site], epoch: int) -> None:
+        """Fills in `changes`. residents: by the adapter's key, all of them. read: the sites that have a product with `ranks`."""
         touched: dict[Site, None] = {}
         for use in self.uses if not self.ranks else ():
             touched.update(dict.fromkeys(residents[use.adapter.key].products))
-        sites = opened if self.ranks else touched
+        sites = read if self.ranks else touched
         self.products = {}
         for segment, site in {site.segment: site for site in sites}.items():
             product = self._product([_row_of(row, segment, residents) for row in self.rows], site)
@@ -73,7 +78,7 @@ class Selection:
         alone = {segment: Change(product) for segment, product in self.products.items()}
         changes = {site: alone[site.segment] for site in sites}
         for site, merged in self._merges(residents).items():
-            changes[site] = Change(self.products.get(site.segment) if site.pool.pages else None, merged)
+            changes[site] = Change(self.products.get(site.segment) if site in sites else None, merged)
         self.changes = list(changes.items())
         self.epoch = epoch
 
