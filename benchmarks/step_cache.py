@@ -18,7 +18,6 @@ Calls: what a model call costs in which a quarter, a half, … of the latents re
 
 import math
 import statistics
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from numpy.typing import NDArray
 
 import common
-from adapters import MODELS
+from adapters import CLOCKS, MODELS
 from collodion.wire.jobs import PromptSyntax
 from collodion.worker.families.architecture import Rows, Texts, collate, length
 from collodion.worker.families.stable_diffusion import StableDiffusion
@@ -66,6 +65,7 @@ SAMPLERS = (
 GUIDANCE = (5.0, 5.0, 3.0, 5.0, 1.0, 5.0, 7.5, 5.0)
 STRANGERS = (3, 6)  # have no permission
 LATENTS = 8
+Clock = Callable[[], float]
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 HEADER = "steps  case    reused  time                    mean  largest  PSNR   worst  strangers"
 LINE = (
@@ -87,7 +87,8 @@ class Drawing:
 class Drawer:
     """Draws the eight latents with `shapes`."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         pipeline = StableDiffusionPipeline.from_pretrained(SHAPES, dtype=torch.float32, safety_checker=None)
         self._pipeline = StableDiffusion(pipeline)
         self._cache = StepCache(self._pipeline)
@@ -108,7 +109,7 @@ class Drawer:
         rows = [Trajectory.begin(table, seed + number, shape) for number, table in enumerate(tables)]
         reuse: list[Reuse | None] = [None] * LATENTS
         asked = reused = 0
-        began = time.perf_counter()
+        began = self._clock()
         for call in range(len(tables[0])):
             may = call < len(tables[0]) - 1
             latents = [
@@ -119,7 +120,7 @@ class Drawer:
             advance(rows, outputs)
             asked += LATENTS - len(STRANGERS)
             reused += sum(one is not None and one.in_a_row > 0 for one in reuse)
-        seconds = time.perf_counter() - began
+        seconds = self._clock() - began
         return Drawing(self._pictures(rows), reused / asked, seconds)
 
     def _evaluate(
@@ -158,9 +159,9 @@ def distance(ours: Sequence[Drawing], theirs: Sequence[Drawing]) -> dict[str, An
     }
 
 
-def pictures(steps: int, thresholds: Sequence[float], rounds: int) -> Iterator[dict[str, Any]]:
+def pictures(steps: int, thresholds: Sequence[float], rounds: int, clock: Clock) -> Iterator[dict[str, Any]]:
     """A line for each threshold, and one for fewer steps. Each round has seeds of its own."""
-    drawer, fewer = Drawer(), steps * 4 // 5
+    drawer, fewer = Drawer(clock), steps * 4 // 5
     seeds = [number * LATENTS for number in range(rounds)]
     drawer.draw(steps, 0.0, 0)
     for threshold in (None, *thresholds):
@@ -180,7 +181,8 @@ def pictures(steps: int, thresholds: Sequence[float], rounds: int) -> Iterator[d
 class Caller:
     """A UNet of this name with random inputs: so many guided latents, two rows each."""
 
-    def __init__(self, model: str, latents: int, device: str, dtype: torch.dtype) -> None:
+    def __init__(self, model: str, latents: int, device: str, dtype: torch.dtype, clock: Clock) -> None:
+        self._clock = clock
         config, side = MODELS[model]
         torch.manual_seed(0)
         shapes = SHAPES / "unet"
@@ -220,19 +222,21 @@ class Caller:
     def timed(self, action: Callable[[], object]) -> float:
         """Milliseconds, the device's work included."""
         self._wait()
-        began = time.perf_counter()
+        began = self._clock()
         action()
         self._wait()
-        return (time.perf_counter() - began) * 1e3
+        return (self._clock() - began) * 1e3
 
     def _wait(self) -> None:
         if self._cuda:
             torch.cuda.synchronize()
 
 
-def calls(model: str, latents: int, rounds: int, device: str, dtype: torch.dtype) -> Iterator[dict[str, Any]]:
+def calls(
+    model: str, latents: int, rounds: int, device: str, dtype: torch.dtype, clock: Clock
+) -> Iterator[dict[str, Any]]:
     """A line for each share of latents that reuse; they and the architecture's own call in turns."""
-    caller = Caller(model, latents, device, dtype)
+    caller = Caller(model, latents, device, dtype, clock)
     cases = {share: caller.latents(share) for share in SHARES}
     ratios: Mapping[float, list[float]] = {share: [] for share in SHARES}
     plain: list[float] = []
@@ -260,16 +264,18 @@ def main() -> None:
     parser.add_argument("--latents", type=int, default=LATENTS, help="of a call")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: on a machine that others use, too")
     options = parser.parse_args()
+    clock = CLOCKS[options.clock]
     torch.set_num_threads(1)
     figures: dict[str, list[dict[str, Any]]] = {"pictures": [], "calls": []}
     print(HEADER)
     for steps in options.steps if options.thresholds else ():
-        for line in pictures(steps, options.thresholds, options.rounds):
+        for line in pictures(steps, options.thresholds, options.rounds, clock):
             figures["pictures"].append(line)
             print(LINE.format(**{"strangers": "-", **line}), flush=True)
     for model in options.models:
-        for line in calls(model, options.latents, options.rounds, options.device, getattr(torch, options.dtype)):
+        for line in calls(model, options.latents, options.rounds, options.device, getattr(torch, options.dtype), clock):
             figures["calls"].append(line)
             print(CALL.format(**line), flush=True)
     common.report("step_cache", figures, options.json)

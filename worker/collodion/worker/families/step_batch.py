@@ -145,7 +145,7 @@ class StepBatch:
     @contextmanager
     def _around(self, rows: Sequence[int]) -> Iterator[None]:
         selection = self._selection
-        if len(rows) != self.size:
+        if list(rows) != list(range(self.size)):  # as many may be others: some rows are filled up with the last of them
             uses = [self.states[self._order[row]].conditioning.uses for row in rows]
             selection = self._adapters.select(self._architecture.denoiser_part, uses, len(rows))
         with self._casting(), self._adapters.applied(selection):

@@ -20,9 +20,9 @@ import torch
 
 from collodion.worker.families.architecture import Architecture, Rows
 
-MOST_IN_A_ROW = 4
-"""Evaluations of a latent that reuse, one behind the other. Every fifth is full at least: DeepCache's N = 5, up to which its authors find
-pictures hardly worse (Ma, Fang and Wang, 2023, tables 1 and 2), and beyond which they are."""
+MOST_IN_A_ROW = 3
+"""Evaluations of a latent that reuse, one behind the other: a quarter are full at least. At thresholds that keep the picture there hardly
+ever are more (`benchmarks/LOG.md`); beyond them, it is this that ends the drift."""
 
 Around = Callable[[Sequence[int]], AbstractContextManager[object]]
 """What applies the adapters of these rows, by their numbers, to a call of the denoiser with just them."""
