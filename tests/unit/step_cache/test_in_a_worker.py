@@ -1,11 +1,15 @@
 """Step caches from the request to the finished latent."""
 
 import pytest
+import tiny_models
 import torch
+from msgspec import structs
+from walking import apart
+from written_files import diffusers_file
 
-from collodion.wire.jobs import Parameters
+from collodion.wire.jobs import Lora, Parameters
 from collodion.worker.config import WorkerConfig
-from collodion.worker.models import load_models
+from collodion.worker.models import load_models, open_library
 
 PERMISSIONS = (0.3, 0.0, 0.2, 0.15)
 GUIDANCE = (5.0, 5.0, 1.0, 5.0)
@@ -77,3 +81,48 @@ def test_a_parked_latent_forgets_what_it_kept(model):
     assert states[0].reuse is not None
     model.park(states[0])
     assert states[0].reuse is None
+
+
+@pytest.fixture(scope="module")
+def dressed(tmp_path_factory):
+    """A tiny model with two LoRAs."""
+    root = tmp_path_factory.mktemp("library")
+    tiny_models.save("sd1", root / "tiny")
+    (root / "loras").mkdir()
+    components = {"unet": tiny_models.UNet2DConditionModel.from_pretrained(root / "tiny" / "unet")}
+    for seed, name in enumerate(("oil", "ink")):
+        diffusers_file(root / "loras" / f"{name}.safetensors", components, rank=2 + seed, seed=seed)
+    library = open_library(WorkerConfig(models=(), models_dir=root, device="cpu", threads=1))
+    library.shelf.look()
+    return library.shelf.load("tiny", lambda _: None)
+
+
+@pytest.mark.parametrize("filled", [False, True])
+def test_those_that_do_not_reuse_have_their_own_adapters_however_many_rows_are_filled_up(dressed, filled, monkeypatch):
+    wanted = [((), 1e9), (("ink",), 0.0), (("oil",), 0.0), (("ink", "oil"), 1e-9)]
+    jobs = [
+        Parameters(
+            "tiny",
+            "a red circle",
+            "blue",
+            64,
+            64,
+            5,
+            "ddim",
+            5.0,
+            seed,
+            1,
+            loras=tuple(Lora(name, 1.0) for name in names),
+            step_cache=permission,
+        )
+        for seed, (names, permission) in enumerate(wanted)
+    ]
+    alone = [run(dressed, [one])[0][0] for one in jobs]
+    if filled:
+        monkeypatch.setattr(dressed._cache, "_padded", lambda _: 2 * len(jobs))
+    together, reused = run(dressed, jobs)
+    assert reused == [3, 0, 0, 0]
+    for latent, expected in zip(together, alone, strict=True):
+        assert apart(latent, expected) < 1e-4
+    (bare,), _ = run(dressed, [structs.replace(jobs[1], loras=())])
+    assert apart(bare, alone[1]) > 1e-3
