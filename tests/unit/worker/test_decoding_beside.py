@@ -1,5 +1,6 @@
 """Batches that are decoded beside the steps, and decoding that waits for pictures to be stored: who is held up, and who is not."""
 
+import msgspec
 import pytest
 
 from collodion.wire.jobs import LatentId, Reason, Stage
@@ -97,6 +98,22 @@ def test_when_the_next_batch_is_due_the_first_is_finished_whatever_it_costs(besi
     assert decoding == ["decode 2", "hurry 2", "decode 2"]
     assert beside.log.index("hurry 2") > 3
     assert {latent.job for latent in driver.recorder.pictures} == {"a", "b"}
+
+
+def test_when_another_model_is_stepped_it_is_finished_whatever_it_costs(beside, tiny, drive, spy):
+    driver = drive(beside)
+    beside.allowed = False
+    begin(driver, a=1)
+    driver.engine.round()
+    other = spy(tiny)
+    other.info = msgspec.structs.replace(tiny.info, name="other")
+    driver.models.keep("other", other, 0.0)
+    driver.order("b", model="other", steps=9, sampler="ddim")
+    driver.wish([LatentId("a", 0), LatentId("b", 0)])
+    rounds(driver, 4)
+    assert beside.log == ["step", "decode 1", "hurry 1"]
+    assert {latent.job for latent in driver.recorder.pictures} == {"a"}
+    assert other.lanes[-1] == ("step", 1)
 
 
 def test_one_that_raises_later_fails_alone(beside, drive):

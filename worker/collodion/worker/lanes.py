@@ -5,7 +5,8 @@
 3. A latent that has made its last evaluation goes on to `finished` by itself, and leaves it to be decoded, first come first served.
    While the keeper is full none is.
 4. A batch that is decoded beside the steps (`Decoded.advance`) is brought forward at each boundary and holds up none. There is one at a
-   time, and when the next one is due, or there is nothing else to do, it is finished whatever that costs.
+   time, and it is finished whatever that costs when the next one is due, when there is nothing else to do, and when another model is
+   stepped: what it costs that one is not known.
 """
 
 import logging
@@ -48,6 +49,7 @@ class Lanes:
         self._under_way: deque[Callable[[], None]] = deque()
         self._beside: deque[tuple[list[Latent], Decoded]] = deque()
         self._last_step: Span | None = None
+        self._stepped_model = ""
         self.finished: list[Latent] = []
 
     def encode(self, jobs: list[WorkerJob]) -> None:
@@ -60,6 +62,7 @@ class Lanes:
     def step(self, batch: Batch) -> None:
         """One evaluation of these latents, all of one batch key."""
         latents = batch.latents
+        self._stepped_model = latents[0].job.model
         self._hand_over(
             latents, latents[0].job, lambda rows: self._step(batch if rows is latents else Batch.of(rows)), self._fail
         )
@@ -67,7 +70,8 @@ class Lanes:
     def decode(self, most: int) -> bool:
         """One batch of finished latents of one batch key, at most so many; False if there are none, or none is to be decoded now."""
         if self._beside:
-            self._bring_forward(hurry=len(self.finished) >= most)
+            due = len(self.finished) >= most
+            self._bring_forward(hurry=due or self._beside[0][0][0].job.model != self._stepped_model)
         if not self.finished or self._beside or self._keeper.full:
             return False
         # Meanwhile it may have been dropped, or its last evaluation may have turned out to have gone wrong.

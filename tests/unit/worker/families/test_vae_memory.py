@@ -157,10 +157,11 @@ def test_where_there_is_more_memory_later_more_is_decoded_at_a_time_again(vae):
 
 def test_memory_that_does_not_suffice_for_a_tile_is_said(vae, small_tiles):
     decodes = Decodes(vae, most_latent_pixels=10)
-    made, _ = frugal(decodes)
+    made, said = frugal(decodes)
     with pytest.raises(MemoryError):
         made.decode(latents(2))
     assert decodes.shapes == [(2, 20, 20), (1, 20, 20), (1, 8, 8)]
+    assert said == ["sliced", "tiled"]
     for wish, shape in ((VaeMemory.WHOLE, (2, 20, 20)), (VaeMemory.SLICED, (1, 20, 20))):
         decodes.shapes.clear()
         with pytest.raises(MemoryError):

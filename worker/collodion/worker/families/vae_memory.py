@@ -85,8 +85,8 @@ class FrugalVae:
         """latents: float32 (N, C, H, W), normalised. Returns (N, 3, H, W) around -1..1. Raises MemoryError."""
         ways = self._ways(len(latents), *latents.shape[2:])
         while True:
-            way = self._choose(ways, latents)
             free = self._free() if len(ways) > 1 else 0
+            way = self._choose(ways, latents, free)
             try:
                 with memory_errors():
                     return self._decoded(latents, way)
@@ -102,7 +102,7 @@ class FrugalVae:
         before the next picture is done. latents: as for `decode`. Raises MemoryError.
         """
         for latent in torch.split(latents, 1):
-            way = self._choose(self._ways(1, *latent.shape[2:]), latent)
+            way = self._choose(self._ways(1, *latent.shape[2:]), latent, self._free())
             if way.tiling is None:
                 yield self._vae.decode(latent)
                 continue
@@ -131,13 +131,13 @@ class FrugalVae:
         halves = dict.fromkeys(-(-count // 2**halved) for halved in range(math.ceil(math.log2(count)) + 1))
         return [*map(Way, halves), *(Way(1, tiling) for tiling in tilings)]
 
-    def _choose(self, ways: list[Way], latents: torch.Tensor) -> Way:
+    def _choose(self, ways: list[Way], latents: torch.Tensor, free: int) -> Way:
         """The first for which there is room, or the most frugal."""
-        if len(ways) == 1:
+        if self._wish is not VaeMemory.AUTO:
             return ways[0]
         count, _, height, width = latents.shape
         factor = _SPARE * self._larger.get((height, width), 1.0)
-        room = self._free() - count * height * width * self._vae.factor**2 * _PIXEL_BYTES
+        room = free - count * height * width * self._vae.factor**2 * _PIXEL_BYTES
         fitting = (way for way in ways if factor * self.expected_bytes(way, height, width) <= room)
         way = next(fitting, ways[-1])
         self._tell(way, count, (height, width))
