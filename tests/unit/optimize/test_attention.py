@@ -153,6 +153,15 @@ def test_a_package_that_gives_no_numbers_is_refused(xformers):
         use(denoiser("sd3"), Attention.XFORMERS)
 
 
+def test_a_device_without_memory_for_the_proof_is_no_fault_of_the_backend(xformers):
+    def full(query, key, value, attn_bias=None, scale=None):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    xformers(full)
+    with pytest.raises(MemoryError):
+        use(denoiser("sd3"), Attention.XFORMERS)
+
+
 @pytest.mark.parametrize("name", ["unet", "qwen", "z_image"])
 def test_a_package_that_does_not_heed_masks_is_refused(name, xformers):
     xformers(lambda query, key, value, attn_bias=None, scale=None: kernel(query, key, value, None, scale))

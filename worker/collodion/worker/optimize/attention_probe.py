@@ -10,6 +10,8 @@ from enum import StrEnum
 import torch
 from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
 
+from collodion.worker.families.device import memory_errors
+
 _ROWS = 2
 _SENTENCE = 200  # characters
 _PICTURE, _TEXT = 256, 77  # tokens; the sum is a multiple of nothing that kernels like
@@ -72,14 +74,15 @@ class Proof:
 def prove(
     backend: AttentionBackendName, shape: Shape, place: torch.device, dtype: torch.dtype, masked: bool = False
 ) -> Proof:
-    """Runs it once. Waits for the device: for the thread that loads."""
+    """Runs it once. Waits for the device: for the thread that loads. Raises MemoryError."""
     bound = _QUANTISED.get(backend, _BOUNDS[dtype])
     query, key, value = (each.to(dtype) for each in _numbers(shape))
     mask = _mask(shape, key.shape[1], dtype) if masked else None
     try:
-        moved = [each.to(place) for each in (query, key, value)]
-        mask_there = None if mask is None else mask.to(place)
-        outputs: torch.Tensor = dispatch_attention_fn(*moved, attn_mask=mask_there, backend=backend).float().cpu()
+        with memory_errors():
+            moved = [each.to(place) for each in (query, key, value)]
+            mask_there = None if mask is None else mask.to(place)
+            outputs: torch.Tensor = dispatch_attention_fn(*moved, attn_mask=mask_there, backend=backend).float().cpu()
     except _FOREIGN as error:
         return Proof(None, bound, _sentence(error))
     exact = _exact(query, key, value, mask)
