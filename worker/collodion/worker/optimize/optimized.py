@@ -12,12 +12,13 @@ from diffusers import AutoencoderKL
 
 from collodion.wire.jobs import Optimization
 from collodion.worker.families.architecture import Architecture
+from collodion.worker.optimize.attention import takes_masks, use_attention
 from collodion.worker.optimize.modules import ReadyModule
 from collodion.worker.optimize.observer import Observer
 from collodion.worker.optimize.plan import Plan
 from collodion.worker.optimize.precision import casting, settle_vae
 from collodion.worker.optimize.ready import Maker, Ready
-from collodion.worker.optimize.wishes import Attention, Compilation, Decoding, MemoryFormat, Quantization
+from collodion.worker.optimize.wishes import Compilation, Decoding, MemoryFormat, Quantization
 
 _GRAPH_BYTES = 8 << 30  # device memory that graphs of one model may take
 
@@ -85,9 +86,8 @@ class Optimized:
             from collodion.worker.optimize.projections import fuse_projections
 
             yield fuse_projections(denoiser)
-        if plan.attention is not Attention.SDPA:
-            from collodion.worker.optimize.attention import takes_masks, use_attention
-
+        if not plan.deepspeed:
+            # Torch's own choice too: diffusers would go by the environment.
             yield use_attention(denoiser, plan.attention, place, plan.dtype)
             self.takes_masks = takes_masks(denoiser)
         if plan.deepspeed:
