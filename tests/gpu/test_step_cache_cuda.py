@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 _UNIT = Path(__file__).parents[1] / "unit"
 sys.path[:0] = [str(_UNIT / "step_cache"), str(_UNIT / "worker" / "families")]
 
-from walking import Walker, apart, architecture, rows_of, step, walk  # noqa: E402
+from walking import Walker, apart, architecture, call_of, step, walk  # noqa: E402
 
 from collodion.worker.step_cache.reuse import StepCache  # noqa: E402
 
@@ -83,7 +83,7 @@ def test_the_parts_one_after_the_other_are_the_denoiser(name, on_gpu):
     walkers = crowd(0.1)
     for walker in walkers:
         walker.begin(model)
-    rows = rows_of(walkers)[0]
+    rows = call_of(walkers)[0]
     with torch.inference_mode():
         parts = model.parts()
         carried, _ = parts.shallow(model.call(rows))
@@ -98,9 +98,9 @@ def test_the_host_waits_once_for_the_decisions_and_only_where_somebody_may_reuse
     for walker in walkers:
         walker.begin(model)
     with torch.inference_mode():
-        rows, _ = rows_of(walkers)
+        rows, _ = call_of(walkers)
         own = waits(lambda: model.predict(rows))
-        laying_out = waits(lambda: rows_of(walkers))
+        laying_out = waits(lambda: call_of(walkers))
         assert waits(lambda: step(cache, walkers)) - laying_out == own  # nobody has anything to reuse yet
         assert waits(lambda: step(cache, walkers)) - laying_out == own + 1
     assert walkers[0].reused == [False, True]

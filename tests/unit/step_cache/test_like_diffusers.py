@@ -4,7 +4,7 @@ import pytest
 import tiny_models
 import torch
 from diffusers import FirstBlockCacheConfig, FluxTransformer2DModel, QwenImageTransformer2DModel
-from walking import Walker, apart, architecture_around, rows_of, walk
+from walking import Walker, apart, architecture_around, call_of, walk
 
 from collodion.worker.step_cache import reuse
 
@@ -49,7 +49,7 @@ def test_a_latent_alone_is_what_diffusers_first_block_cache_makes_of_it(name, th
     last.attn.register_forward_hook(lambda *_: full.append(theirs.done))
     with torch.inference_mode(), reference.denoiser.cache_context("cond"):
         for output in ours.outputs[:-1]:  # ours is full at the last one
-            expected = reference.predict(rows_of([theirs])[0])
+            expected = reference.predict(call_of([theirs])[0])
             assert apart(output, expected) < 1e-5
             theirs.latent = theirs.latent - theirs.stride * expected[0]
             theirs.done += 1

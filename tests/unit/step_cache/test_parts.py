@@ -3,9 +3,10 @@
 import pytest
 import tiny_models
 import torch
-from walking import Walker, apart, architecture, architecture_around, rows_of
+from walking import Walker, apart, architecture, architecture_around, call_of
 
 from collodion.worker.optimize.errors import Unsuitable
+from collodion.worker.step_cache.parts import rows_of
 
 SHORT, LONG = ("a red circle", "blue"), ("two small green squares and many more", "")
 UNETS = {
@@ -29,7 +30,7 @@ def rows_for(model, size=(64, 64), prompts=(SHORT, LONG)):
     walkers = [Walker(each, seed, size=size) for seed, each in enumerate(prompts)]
     for walker in walkers:
         walker.begin(model)
-    return rows_of(walkers)[0]
+    return call_of(walkers)[0]
 
 
 def in_parts(model, rows):
@@ -101,6 +102,22 @@ def test_the_deep_part_matters(name):
     carried, _ = parts.shallow(model.call(rows))
     without = model.answer(parts.tail(carried, torch.zeros_like(parts.deep(carried))), rows)
     assert apart(without, model.predict(rows)) > 1e-2
+
+
+@torch.inference_mode()
+def test_rows_lie_in_memory_as_the_call_does():
+    model = architecture_around(stable_diffusion())
+    model.denoiser.to(memory_format=torch.channels_last)
+    last = {"memory_format": torch.channels_last}
+    rows = rows_for(model)
+    call = {**model.call(rows), "sample": rows.inputs.contiguous(**last)}
+    parts = model.parts()
+    carried, change = parts.shallow(call)
+    some = carried.of(torch.tensor([2, 0]))
+    made = change, carried.hidden, some.noisy, some.hidden, parts.deep(some), rows_of(change, torch.tensor([1]))
+    assert all(tensor.is_contiguous(**last) for tensor in made)
+    assert torch.equal(some.hidden, carried.hidden[[2, 0]])
+    assert apart(parts.tail(carried, parts.deep(carried)), in_parts(model, rows)) < 1e-5
 
 
 def test_a_transformer_of_one_block_has_no_parts():

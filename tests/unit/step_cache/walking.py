@@ -74,7 +74,7 @@ class Walker:
         return 900.0 - 10.0 * self.done
 
 
-def rows_of(walkers: Sequence[Walker], padding: int = 0) -> tuple[Rows, list[tuple[int, ...]]]:
+def call_of(walkers: Sequence[Walker], padding: int = 0) -> tuple[Rows, list[tuple[int, ...]]]:
     """Their model call, as a step batch lays it out, and where each one's rows are."""
     texts = [walker.texts for walker in walkers]
     guided = [number for number, ours in enumerate(texts) if len(ours) > 1]
@@ -91,7 +91,7 @@ def rows_of(walkers: Sequence[Walker], padding: int = 0) -> tuple[Rows, list[tup
 
 def step(cache: StepCache, walkers: Sequence[Walker], around: Around = alone, padding: int = 0) -> None:
     """One evaluation of all of them."""
-    rows, places = rows_of(walkers, padding)
+    rows, places = call_of(walkers, padding)
     latents = [
         CachedLatent(place, walker.threshold, walker.reuse, walker.done < walker.evaluations - 1)
         for walker, place in zip(walkers, places, strict=True)

@@ -19,7 +19,7 @@ class Carried:
     def of(self, rows: torch.Tensor) -> Self:
         """Of these rows alone. rows: int64, their numbers; may name one twice."""
         tensors = {field.name: getattr(self, field.name) for field in fields(self)}
-        chosen = {name: one.index_select(0, rows) for name, one in tensors.items() if isinstance(one, torch.Tensor)}
+        chosen = {name: rows_of(one, rows) for name, one in tensors.items() if isinstance(one, torch.Tensor)}
         return replace(self, **chosen)
 
 
@@ -48,3 +48,10 @@ class Parts(ABC, Generic[C]):
     def again(self, carried: C, kept: torch.Tensor) -> torch.Tensor:  # noqa: ARG002 - see above
         """What stands for the deep part's output at a later evaluation. kept: of the same rows as `carried`."""
         return kept
+
+
+def rows_of(tensor: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """A copy of these rows, int64, which lies in memory as the tensor does: `index_select` alone forgets that channels are last."""
+    if tensor.dim() == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last):
+        return tensor.permute(0, 2, 3, 1).index_select(0, rows).permute(0, 3, 1, 2)
+    return tensor.index_select(0, rows)

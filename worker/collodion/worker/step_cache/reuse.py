@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from collodion.worker.families.architecture import Architecture, Rows
+from collodion.worker.step_cache.parts import rows_of
 
 MOST_IN_A_ROW = 3
 """Evaluations of a latent that reuse, one behind the other: a quarter are full at least. At thresholds that keep the picture there hardly
@@ -106,11 +107,13 @@ class StepCache:
         if not any(reusing):
             with around(range(size)):
                 return self._parts.deep(carried)
-        kept = [latent.reuse.deep for latent, again in zip(latents, reusing, strict=True) if again and latent.reuse]
-        known = _rows_of(latents, reusing)
-        pieces = kept[0].new_zeros(size, *kept[0].shape[1:])
-        deep = self._parts.again(carried, pieces.index_copy_(0, _numbers(known, pieces), torch.cat(kept)))
-        full = _rows_of(latents, [not again for again in reusing])
+        kept = torch.cat(
+            [latent.reuse.deep for latent, again in zip(latents, reusing, strict=True) if again and latent.reuse]
+        )
+        places = {row: place for place, row in enumerate(_numbers_of(latents, reusing))}
+        known = rows_of(kept, _numbers([places.get(row, 0) for row in range(size)], kept))
+        deep = self._parts.again(carried, known)  # of the other rows something, for now
+        full = _numbers_of(latents, [not again for again in reusing])
         if full:
             called = full + full[-1:] * (self._padded(len(full)) - len(full))
             with around(called):
@@ -136,7 +139,7 @@ class StepCache:
                 made.append(replace(latent.reuse, in_a_row=latent.reuse.in_a_row + 1))
             elif latent.caches:
                 rows = _numbers(latent.rows, kept)
-                made.append(Reuse(change.index_select(0, rows), kept.index_select(0, rows)))
+                made.append(Reuse(rows_of(change, rows), rows_of(kept, rows)))
             else:
                 made.append(None)
         return made
@@ -148,7 +151,7 @@ def _reusing(latents: Sequence[CachedLatent], change: torch.Tensor) -> list[bool
     if not asking:
         return [False] * len(latents)
     before = torch.cat([reuse.change for _, reuse in asking])
-    now = change.index_select(0, _numbers([row for latent, _ in asking for row in latent.rows], change))
+    now = rows_of(change, _numbers([row for latent, _ in asking for row in latent.rows], change))
     many = [len(latent.rows) for latent, _ in asking]
     owners = _numbers([place for place, rows in enumerate(many) for _ in range(rows)], change)
     counts = _numbers([rows * before[0].numel() for rows in many], change)
@@ -162,7 +165,7 @@ def _means(tensor: torch.Tensor, owners: torch.Tensor, counts: torch.Tensor) -> 
     return (sums.new_zeros(len(counts)).index_add_(0, owners, sums) / counts).to(tensor.dtype)
 
 
-def _rows_of(latents: Sequence[CachedLatent], chosen: Sequence[bool]) -> list[int]:
+def _numbers_of(latents: Sequence[CachedLatent], chosen: Sequence[bool]) -> list[int]:
     return [row for latent, yes in zip(latents, chosen, strict=True) if yes for row in latent.rows]
 
 
