@@ -11,6 +11,7 @@ many of them do by the clock. What a GPU delivers at most: 5 to 16 pictures a se
 import argparse
 import functools
 import statistics
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -83,7 +84,7 @@ def shapes(side: int) -> Picture:
 
 
 def images() -> dict[str, Any]:
-    """How many pictures a second a thread makes files of, and how many two do."""
+    """How many pictures a second a thread makes files of, and how many two do (on cores that nobody else uses)."""
     figures: dict[str, Any] = {"threads_by_default": {cores: threads_for(cores) for cores in (2, 8, 16, 64)}}
     for side in _SIDES:
         figures[f"photograph {side}x{side}"] = files_of(photograph(side))
@@ -108,6 +109,7 @@ def files_of(picture: Picture) -> dict[str, Any]:
         each: {
             "a_second_of_cpu": spread(cpu[each]),
             "two_threads_over_one": spread(scaling[each]),
+            "others_ran": _turns_of_others(work),
             "kilobytes": len(work()) // 1000,
         }
         for each, work in works.items()
@@ -118,6 +120,30 @@ def _cpu_seconds(work: Callable[[], object]) -> float:
     began = time.thread_time()
     work()
     return time.thread_time() - began
+
+
+def _turns_of_others(work: Callable[[], object]) -> int:
+    """How often another thread had the interpreter meanwhile, though it never asks for it: 0 if the codec does not let go of it."""
+    before, turns, over = sys.getswitchinterval(), 0, False
+
+    def run() -> None:
+        nonlocal turns
+        while not over:
+            turns += 1
+            time.sleep(0.0002)
+
+    other = threading.Thread(target=run)
+    sys.setswitchinterval(1000)
+    try:
+        other.start()
+        time.sleep(0.01)
+        began = turns
+        work()
+        return turns - began
+    finally:
+        over = True
+        sys.setswitchinterval(before)
+        other.join()
 
 
 def _rate(work: Callable[[], object], threads: int) -> float:
@@ -193,9 +219,13 @@ def tiles(vae: Vae, sides: Sequence[int], latents: Callable[[int], torch.Tensor]
             tiling = Tiling(size, size * 3 // 4)
             if not tiling.cuts(side, side):
                 continue
-            tiled = torch.cat(list(decoded_in_tiles(vae.decode, latent, tiling, vae.factor)), dim=2)
+            each_by_itself = torch.cat(list(decoded_in_tiles(vae.decode, latent, tiling, vae.factor)), dim=2)
+            tiled = torch.cat(list(vae.decode_in_tiles(latent, tiling)), dim=2)
             pixels = side * vae.factor
-            figures[f"{pixels}x{pixels} in tiles of {size * vae.factor}"] = _difference(tiled, whole)
+            figures[f"{pixels}x{pixels} in tiles of {size * vae.factor}"] = {
+                "ours": _difference(tiled, whole),
+                "each normalised by itself": _difference(each_by_itself, whole),
+            }
     return figures
 
 

@@ -60,6 +60,9 @@ class Decodes:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return self.vae.decode(latents)
 
+    def decode_in_tiles(self, latent, tiling):
+        return Vae.decode_in_tiles(self, latent, tiling)
+
 
 def frugal(vae, wish=VaeMemory.AUTO, rows=0, free=lambda: PLENTY):
     said = []
@@ -118,7 +121,7 @@ def test_auto_cuts_a_latent_into_tiles_only_if_it_does_not_fit_alone(vae, small_
     decodes = Decodes(vae)
     made, said = frugal(decodes, free=lambda: room)
     assert made.decode(latents(1)).shape == (1, 3, 40, 40)
-    assert decodes.shapes == [(1, 8, 8)] * 9
+    assert decodes.shapes == [(1, 8, 8)] * 10  # the first for what all are normalised by
     assert said == ["tiled"]
 
 
@@ -240,16 +243,43 @@ def decibel(ours, expected):
 def test_the_embedded_models_pictures_in_tiles_are_much_like_whole_ones():
     module = AutoencoderKL.from_pretrained("worker/collodion/worker/shapes/vae").eval()
     vae = Vae(module, VaeImageProcessor(), 4)
-    size = 4 * 80
+    size = 4 * 72
     down, across = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
     picture = torch.full((1, 3, size, size), 0.6)
-    for number, (top, left, radius) in enumerate([(90, 120, 60), (220, 200, 70), (260, 80, 40), (80, 260, 40)]):
+    for number, (top, left, radius) in enumerate([(90, 120, 60), (200, 180, 60), (240, 80, 30), (80, 220, 40)]):
         inside = (down - top) ** 2 + (across - left) ** 2 < radius**2
         picture[0, :, inside] = torch.tensor([[0.9], [-0.8], [0.1 * number]])
     latent = vae.normalise(vae.encode(picture)[0].mean[None])
     whole = vae.decode(latent)
     tiled = frugal(vae, VaeMemory.TILED)[0].decode(latent)
-    assert 25 < decibel(tiled, whole) < 100
+    assert 38 < decibel(tiled, whole) < 100  # each normalised by itself, tiles are at 20
+
+
+def test_a_decoder_is_what_it_was_after_tiles_were_decoded_or_broken_off(vae, small_tiles, monkeypatch):
+    before = vae.decode(latents(1))
+    decoder = vae._vae.decoder
+    captured = decoder.forward
+    monkeypatch.setattr(decoder, "forward", lambda given: captured(given), raising=True)
+    mine = decoder.__dict__["forward"]
+    rows = vae.decode_in_tiles(latents(1), vae.tilings[0])
+    next(rows)
+    rows.close()
+    assert decoder.__dict__["forward"] is mine
+    assert bool((vae.decode(latents(1)) == before).all())
+
+
+def test_tiles_of_a_half_precision_decoder_are_those_of_a_full_one(small_tiles):
+    torch.manual_seed(0)
+    module = autoencoder().eval()
+    (full, *halves) = (
+        frugal(Vae(torch.nn.Module.to(module, dtype), VaeImageProcessor(), 8), VaeMemory.TILED)[0].decode(
+            latents(1, 12, 12)
+        )
+        for dtype in (torch.float32, torch.float16, torch.bfloat16)
+    )
+    for half in halves:
+        assert half.dtype is not torch.float32
+        assert decibel(half.float(), full) > 35
 
 
 # ---------------------------------------------------------------------- memory

@@ -6,7 +6,7 @@ decoded worst. None is smaller than 64x64 latent pixels. Only one row of tiles i
 done, so that somebody else can have the device between two of them. A fade is a few operations, and not four for each line of pixels.
 
 A decoder's normalisation and attention take in all that they are given, so what a tile becomes depends on where it was cut: pictures
-change, the more the smaller the tiles are (`benchmarks/ends.py` says how much).
+change. How much, `benchmarks/ends.py` says; what is done against it is in `statistics`.
 """
 
 import math
@@ -18,7 +18,7 @@ import torch
 Decode = Callable[[torch.Tensor], torch.Tensor]
 """(N, C, H, W) latents to (N, 3, factor · H, factor · W) pixels, in new memory."""
 
-_LEAST = 64  # of a tile's side: with half of that the embedded model's pictures are off by three times as much
+_LEAST = 64  # of a tile's side: smaller ones say less of the picture that they are of
 
 
 class Tiling(NamedTuple):

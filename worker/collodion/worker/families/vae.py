@@ -5,13 +5,14 @@ shift_factor, scaling_factor, latents_mean and latents_std comes down to that.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from diffusers.image_processor import VaeImageProcessor
 
-from collodion.worker.families.tiles import Tiling, tilings_of
+from collodion.worker.families.statistics import normalising_as, thinned
+from collodion.worker.families.tiles import Tiling, decoded_in_tiles, tilings_of
 
 
 class Posterior(NamedTuple):
@@ -68,6 +69,11 @@ class Vae:
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """latents: float32 (N, C, H, W), normalised. Returns (N, 3, H, W) around -1..1."""
         return self._decoded((latents / self._scale + self._offset).to(self._vae.dtype))
+
+    def decode_in_tiles(self, latent: torch.Tensor, tiling: Tiling) -> Iterator[torch.Tensor]:
+        """Rows of the picture, from above: (1, 3, height of the row, width), a row of tiles each. latent: float32 (1, C, H, W)."""
+        with normalising_as(self._vae.decoder, lambda: self.decode(thinned(latent, tiling.size))):
+            yield from decoded_in_tiles(self.decode, latent, tiling, self.factor)
 
     def normalise(self, latents: torch.Tensor) -> torch.Tensor:
         """latents: (..., C, H, W) as the VAE gives them. Returns float32."""

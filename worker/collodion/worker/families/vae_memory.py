@@ -26,7 +26,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from collodion.wire.jobs import Optimization
 from collodion.worker.families.architecture import pad
 from collodion.worker.families.device import memory_errors
-from collodion.worker.families.tiles import Tiling, decoded_in_tiles
+from collodion.worker.families.tiles import Tiling
 from collodion.worker.families.vae import Vae
 from collodion.worker.optimize.errors import Unsuitable
 from collodion.worker.optimize.wishes import VaeMemory
@@ -107,7 +107,7 @@ class FrugalVae:
                 yield self._vae.decode(latent)
                 continue
             rows: list[torch.Tensor] = []
-            for row in decoded_in_tiles(self._vae.decode, latent, way.tiling, self._vae.factor):
+            for row in self._vae.decode_in_tiles(latent, way.tiling):
                 if rows:
                     yield None
                 rows.append(row)
@@ -166,7 +166,7 @@ class FrugalVae:
     def _one(self, latents: torch.Tensor, way: Way) -> torch.Tensor:
         if way.tiling is None:
             return self._vae.decode(latents)
-        return torch.cat(list(decoded_in_tiles(self._vae.decode, latents, way.tiling, self._vae.factor)), dim=2)
+        return torch.cat(list(self._vae.decode_in_tiles(latents, way.tiling)), dim=2)
 
 
 def working_bytes(vae: Vae) -> float:
