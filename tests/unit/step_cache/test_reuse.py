@@ -10,7 +10,6 @@ from collodion.worker.step_cache.reuse import MOST_IN_A_ROW, CachedLatent, StepC
 
 THRESHOLDS = {
     "sd1": 0.1,
-    "sd1_inpainting": 0.1,
     "sdxl": 0.13,
     "sd35": 0.08,
     "flux_dev": 0.1,

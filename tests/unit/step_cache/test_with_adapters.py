@@ -7,7 +7,7 @@ from written_files import attention_only, diffusers_file
 from collodion.worker.adapters.adapters import AdapterBudgets, Adapters
 
 PLENTY = AdapterBudgets(device_bytes=1 << 30, host_bytes=1 << 30)
-THRESHOLDS = {"sd1": 0.1, "sdxl": 0.13, "sd35": 0.08, "flux_dev": 0.1, "qwen_image": 0.13, "z_image": 0.5}
+THRESHOLDS = {"sd1": 0.1, "sd35": 0.08, "flux_dev": 0.1, "z_image": 0.5}
 RED, GREEN = "a red circle", "two small green squares and many more"
 
 
