@@ -7,6 +7,7 @@ import threading
 import weakref
 from pathlib import Path
 
+import diffusers
 import pytest
 import torch
 from torch import nn
@@ -69,7 +70,7 @@ def kernels(tmp_path_factory):
     """A cache of these tests' own."""
     names = ("XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
     before = {name: os.environ.get(name) for name in names}
-    folder = tmp_path_factory.mktemp("cache")
+    folder = tmp_path_factory.getbasetemp() / "compiled"
     os.environ["XDG_CACHE_HOME"] = str(folder)
     yield folder
     for name, value in before.items():
@@ -353,3 +354,74 @@ def test_a_folder_that_others_may_replace_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(Unsuitable, match="cannot be kept"):
         keep_in(tmp_path / "file" / "compiled")
+
+
+def small(name):
+    """One kind of block each, which takes inductor a few seconds."""
+    torch.manual_seed(7)
+    if name == "sd3":
+        made = diffusers.SD3Transformer2DModel(
+            sample_size=8,
+            patch_size=2,
+            in_channels=4,
+            num_layers=3,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            joint_attention_dim=20,
+            caption_projection_dim=16,
+            pooled_projection_dim=24,
+            out_channels=4,
+            pos_embed_max_size=8,
+        )
+        made.transformer_blocks = made.transformer_blocks[:2]  # the last one is of another kind
+    else:
+        made = tiny_pipelines._unet(
+            cross_attention_dim=24,
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            mid_block_type=None,
+        )
+    return made.eval().requires_grad_(False)
+
+
+def pictures(denoiser, through, name, guided):
+    """Latents of strangers, in one batch of four rows: two with guidance, or four without, of different samplers' steps."""
+    call = tiny_pipelines.inputs(name, 4, seed=3)
+    names = [key for key in call if key not in ("sample", "hidden_states", "timestep")]
+    image = "sample" if "sample" in call else "hidden_states"
+    latents = call[image]
+    for step in range(4):
+        tensors = {image: latents, "timestep": call["timestep"] * (1 - step / 4), **{key: call[key] for key in names}}
+        predicted = through(tensors)["out"]
+        if guided:
+            prompted, negative = predicted.chunk(2)
+            predicted = (negative + 5.0 * (prompted - negative)).repeat(2, 1, 1, 1)
+            latents = latents[:2].repeat(2, 1, 1, 1)
+        latents = latents - torch.tensor([0.1, 0.2, 0.1, 0.2])[:, None, None, None] * predicted
+    return latents
+
+
+@pytest.mark.timeout(300)  # a compiler runs some times
+@pytest.mark.parametrize("name", ["sd1", "sd3"])
+def test_compiled_pictures_are_those_of_the_eager_model(name, heard):
+    from torch._dynamo.utils import counters
+
+    denoiser = small(name)
+    compile_blocks(denoiser)
+
+    def function(tensors):
+        return {"out": denoiser(**tensors, return_dict=False)[0]}
+
+    made = BlockCompiler(denoiser, heard).make(function, tiny_pipelines.inputs(name, 4))
+    assert made.graphs == 1
+    compiled = counters["stats"]["unique_graphs"]
+    for guided in (False, True):
+        with torch.inference_mode():
+            expected = pictures(denoiser, function, name, guided)
+            drawn = pictures(denoiser, made, name, guided)
+        assert (drawn - expected).abs().max() <= 1e-4 * expected.abs().max()
+    assert counters["stats"]["unique_graphs"] == compiled
+    assert (heard.reasons, heard.recompilations) == ([], 0)
+    files = list(Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]).rglob("*"))
+    assert any(file.suffix == ".so" for file in files)
+    assert not [file for file in files if "fxgraph" in file.parts or "aotautograd" in file.parts]

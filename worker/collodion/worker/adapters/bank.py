@@ -10,8 +10,8 @@ that is resident changes its module.
    were freed in one segment are moved to another by `_compact`.
 3. `epoch` changes whenever a page has another meaning: selections are worked out again then. `moves` changes whenever a pool has another
    address: a CUDA graph that was captured before has to be captured again.
-4. Compiled code reads the pools of all modules that were fixed (`fix`); zeros stand in for those that are closed. All of them read the
-   same few, which the budget does not know.
+4. Compiled code reads the pools of all modules that were fixed (`fix`); zeros stand in for those that are closed. All of a
+   segment read the same few, which the budget does not know.
 
 Device thread only, but for `fix`, before it. Work that was issued before runs before what is issued here, so nothing is overwritten
 that is still read.
@@ -95,7 +95,6 @@ class Bank:
         self._shelves: dict[Place, Shelf] = {}
         self._residents: OrderedDict[tuple[str, WeightFile], _Resident] = OrderedDict()
         self._fixed: dict[Place, list[Site]] = {}
-        self._zeros: dict[tuple[torch.dtype, torch.device], torch.Tensor] = {}
 
     @property
     def allocated(self) -> int:
@@ -122,6 +121,8 @@ class Bank:
 
     def refresh(self, selection: Selection) -> None:
         """Works the selection out again if that is needed. Raises MemoryError."""
+        if selection.settled:
+            return
         component, uses = selection.component, selection.uses
         if selection.epoch != self.epoch:
             with torch.inference_mode(False), torch.no_grad():  # tensors that can be written to in any mode
@@ -142,6 +143,10 @@ class Bank:
         self.epoch += 1
         self.moves += 1
 
+    def fixed(self, component: str) -> Collection[Segment]:
+        """The segments of the modules that were fixed."""
+        return [place.segment for place in self._fixed if place.component == component]
+
     def _read(self, component: str) -> Collection[Site]:
         """What a selection with `ranks` has products for."""
         shelves = (shelf for place, shelf in self._shelves.items() if place.component == component)
@@ -151,12 +156,14 @@ class Bank:
 
     def _stand_in(self, place: Place) -> None:
         """Closed pools that compiled code reads have as many pages as the open ones, so that one list of numbers serves for all."""
+        sites = self._fixed.get(place, ())
         room = max(self._shelves.get(place, Shelf()).room, _LEAST)
-        for site in self._fixed.get(place, ()):
-            key, size = (site.dtype, site.place), room * PAGE * max(site.pool.widths)
-            if key not in self._zeros or len(self._zeros[key]) < size:
-                self._zeros[key] = torch.zeros(size, dtype=site.dtype, device=site.place)
-            site.pool.stand_in(self._zeros[key], room)
+        size = room * PAGE * max((max(site.pool.widths) for site in sites), default=0)
+        zeros: dict[torch.dtype, torch.Tensor] = {}
+        for site in sites:
+            if site.dtype not in zeros:
+                zeros[site.dtype] = torch.zeros(size, dtype=site.dtype, device=site.place)
+            site.pool.stand_in(zeros[site.dtype], room)
 
     def clear(self) -> None:
         """Gives back all memory."""
