@@ -10,14 +10,16 @@ For every model (random weights of the real architecture where there are none on
 rounds: seconds a picture, pictures and steps a second, the ratio to diffusers' of the same round, the share of the floor (operations that
 are counted over a matrix rate that is measured), the gap between steps, peak memory. For every column: what its start takes, what took
 effect, how far its pictures are from float32. And a batch of strangers beside a uniform one. FOLDER/engine.json is written anew after
-everything that was measured, FOLDER/engine.txt and engine.png at the end.
+everything that was measured, FOLDER/engine.txt and engine.png at the end, or by `--show FOLDER/engine.json` of a run that was killed.
 """
 
+import json
 import logging
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -41,20 +43,31 @@ from engine_bench.tables import model_text, text_of
 def main(argv: Sequence[str] | None = None) -> int:
     """Measures, prints and writes; 2 if what was asked for cannot be."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    arguments = parser(__doc__ or "").parse_args(argv)
+    if arguments.show is not None:
+        write(json.loads(arguments.show.read_text())["figures"], arguments.show.parent)
+        return 0
     try:
-        settings = settings_of(parser(__doc__ or "").parse_args(argv))
+        settings = settings_of(arguments)
         torch.set_num_threads(settings.threads)
         results = Results(settings.out, machine(settings.place))
-        with tempfile.TemporaryDirectory(prefix="engine") as folder:
-            run(settings, results, Progress(), Path(folder))
+        with tempfile.TemporaryDirectory(prefix="engine") as scratch:
+            run(settings, results, Progress(), Path(scratch))
     except (ConfigError, ModelUnusable) as error:
         print(f"engine: {error}", file=sys.stderr)
         return 2
-    (settings.out / "engine.txt").write_text(text_of(results.figures))
-    print(f"\n{settings.out / 'engine.json'}\n{settings.out / 'engine.txt'}")
-    if plot(results.figures["models"], settings.out / "engine.png") is not None:
-        print(settings.out / "engine.png")
+    print(f"\n{settings.out / 'engine.json'}")
+    write(results.figures, settings.out)
     return 0
+
+
+def write(figures: Mapping[str, Any], folder: Path) -> None:
+    """The table and the plot of what was measured."""
+    (folder / "engine.txt").write_text(text_of(figures))
+    print(folder / "engine.txt")
+    drawn = plot(figures["models"], folder / "engine.png")
+    if drawn is not None:
+        print(drawn)
 
 
 def run(settings: Settings, results: Results, progress: Progress, folder: Path) -> None:

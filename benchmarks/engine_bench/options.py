@@ -95,7 +95,11 @@ def parser(description: str) -> argparse.ArgumentParser:
         help="of every batch (default: 50 for sd15, 28 for sd3 and flux, else 20)",
     )
     made.add_argument(
-        "--steps", nargs="+", type=int, metavar="N", help="also, at batch 1 (default: 20 30 50; none of middle)"
+        "--steps",
+        nargs="*",
+        type=int,
+        metavar="N",
+        help="also, at batch 1; none if nothing follows (default: 20 30 50; none of middle)",
     )
     made.add_argument("--crossed", action="store_true", help="those at every batch")
     made.add_argument("--no-saturation", action="store_true", help="do not go on doubling batches while it gains 5 %%")
@@ -119,6 +123,12 @@ def parser(description: str) -> argparse.ArgumentParser:
         metavar="N",
         help="columns in memory at a time, beside diffusers (default: as many as fit)",
     )
+    made.add_argument(
+        "--show",
+        type=Path,
+        metavar="FILE",
+        help="the table and the plot of an engine.json, of a run that was killed for example",
+    )
     made.add_argument("--quick", action="store_true", help="a minute: three columns, batches 1 and 8, 20 steps")
     made.add_argument(
         "--out", type=Path, default=Path(".runs/engine"), metavar="FOLDER", help="for engine.json, .txt and .png"
@@ -137,7 +147,7 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
         raise ConfigError("batches, steps and rounds begin at 1")
     quick = arguments.quick
     batches = (1, 8) if quick else tuple(arguments.batches or ())
-    most = max(arguments.most or _MOST[device], *batches)
+    most = max((arguments.most or _MOST[device], *batches))
     return Settings(
         place=torch.device("cuda:0" if device == "cuda" else "cpu"),
         dtype=arguments.dtype or _DTYPES[device],

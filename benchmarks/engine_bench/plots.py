@@ -1,5 +1,6 @@
 """The plot: for each model pictures a second by batch, and the seconds of one picture beside its floor."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,8 @@ def plot(models: Sequence[Mapping[str, Any]], path: Path) -> Path | None:
 
 def colours_of(names: Sequence[str]) -> dict[str, Any]:
     """A colour for each column, the same for those that every run has."""
-    spare = iter(colormaps["tab20"].colors * (1 + len(names)))  # type: ignore[attr-defined]  # a ListedColormap
+    shades = colormaps["tab20"].colors  # type: ignore[attr-defined]  # a ListedColormap
+    spare = itertools.cycle((*shades[2:14], *shades[16:18]))  # neither blue nor grey, which are taken
     return {name: _OWN[name] if name in _OWN else next(spare) for name in names}
 
 

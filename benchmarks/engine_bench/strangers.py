@@ -87,7 +87,7 @@ def measure(
         "strangers": lambda: _strangers(side, subject, steps, guided, unguided),
     }
     if other is not None:
-        turns["diffusers"] = lambda: statistics.median(other.draw(subject.jobs(batch, steps)).step_s)
+        turns["diffusers"] = lambda: statistics.fmean(other.draw(subject.jobs(batch, steps)).step_s)
     samples: dict[str, list[float]] = {name: [] for name in turns}
     for _ in range(rounds):
         order = list(turns)

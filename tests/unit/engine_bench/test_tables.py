@@ -90,7 +90,7 @@ def test_the_plot_is_drawn_of_what_there_is(figures, tmp_path):
 
 
 def test_no_two_columns_have_one_colour():
-    names = ["diffusers", "auto", *(f"column {number}" for number in range(15))]
+    names = ["diffusers", "auto", *(f"column {number}" for number in range(14))]
     assert len({str(colour) for colour in colours_of(names).values()}) == len(names)
 
 
