@@ -14,6 +14,7 @@ from collodion.worker.adapters.adapters import AdapterBudgets, Adapters
 from collodion.worker.adapters.sites import Segment
 from collodion.worker.optimize.compilation import BlockCompiler, compile_blocks, repeated_blocks
 from collodion.worker.optimize.observer import Unobserved
+from collodion.worker.optimize.ready import STEP, Signature
 
 RANKS = 16
 
@@ -110,9 +111,9 @@ class Compiled:
         self.heard = Heard()
         self.call, self._rows, self._selection, self._denoiser = call, rows, None, denoiser
         maker = BlockCompiler(denoiser, self.heard, backend)
-        self.bare = maker.make(self._run, call)
+        self.bare = maker.make(Signature.of(STEP, None, call), self._run, call)
         self._selection = self.adapters.select("unet", [()] * rows, ranks=RANKS)
-        self.gathered = maker.make(self._run, call)
+        self.gathered = maker.make(Signature.of(STEP, None, call), self._run, call)
 
     def _run(self, tensors):
         with self.adapters.applied(self._selection) if self._selection else nullcontext():
@@ -122,7 +123,7 @@ class Compiled:
     def differences(self, *rows):
         """Of what is compiled from what is not, relative to it."""
         self._selection = self.adapters.select("unet", rows, ranks=RANKS if any(rows) else 0)
-        compiled = (self.gathered if any(rows) else self.bare)(self.call)["out"]
+        compiled = (self.gathered if any(rows) else self.bare)(self._run, self.call)["out"]
         self._selection = self.adapters.select("unet", rows)
         with torch.inference_mode():
             expected = self._run(self.call)["out"]

@@ -18,6 +18,7 @@ from collodion.worker.optimize.compilation import BlockCompiler, compile_blocks,
 from collodion.worker.optimize.compile_cache import default_folder, keep_in
 from collodion.worker.optimize.errors import Unsuitable
 from collodion.worker.optimize.observer import Unobserved
+from collodion.worker.optimize.ready import STEP, Signature
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "adapters"))
 
@@ -65,6 +66,21 @@ class Heard(Unobserved):
         self.recompilations += 1
 
 
+class Made:
+    """A function, and what was compiled for it."""
+
+    def __init__(self, maker, function, tensors):
+        self.code = maker.make(Signature.of(STEP, None, tensors), function, tensors)
+        self._function = function
+
+    def __call__(self, tensors):
+        return self.code(self._function, tensors)
+
+    @property
+    def graphs(self):
+        return self.code.graphs
+
+
 @pytest.fixture(scope="module", autouse=True)
 def kernels(tmp_path_factory):
     """A cache of these tests' own."""
@@ -105,7 +121,7 @@ def test_one_compiled_code_serves_all_blocks_that_are_alike(heard):
     denoiser = model(count=5)
     with torch.inference_mode():
         expected = denoiser(rows(2)["hidden"])
-    made = BlockCompiler(denoiser, heard, counter).make(function_of(denoiser), rows(2))
+    made = Made(BlockCompiler(denoiser, heard, counter), function_of(denoiser), rows(2))
     assert torch.equal(made(rows(2))["out"], expected)
     assert made.graphs == counter.frame_count == 1
     assert not heard.reasons
@@ -129,7 +145,7 @@ def test_calls_that_are_not_made_ready_compile_nothing(heard):
     for count in (1, 2, 3):
         denoiser(rows(count)["hidden"])
     assert counter.frame_count == 0
-    made = maker.make(function, rows(2))
+    made = Made(maker, function, rows(2))
     denoiser(rows(3)["hidden"])
     with maker.eagerly():
         function(rows(2))
@@ -152,7 +168,7 @@ def test_within_a_compiled_call_a_part_can_be_eager(heard):
             hidden = denoiser(tensors["hidden"])
         return {"out": denoiser(hidden)}
 
-    made = maker.make(function, rows(2))
+    made = Made(maker, function, rows(2))
     ran.clear()
     made(rows(2))
     assert len(ran) == 1
@@ -161,7 +177,7 @@ def test_within_a_compiled_call_a_part_can_be_eager(heard):
 def test_what_the_guards_turn_away_runs_eagerly_and_is_counted_once_a_call(heard):
     counter = CompileCounter()
     denoiser = model()
-    made = BlockCompiler(denoiser, heard, counter).make(function_of(denoiser), rows(2))
+    made = Made(BlockCompiler(denoiser, heard, counter), function_of(denoiser), rows(2))
     for hidden in (rows(5)["hidden"], rows(2)["hidden"].t().contiguous().t()):
         with torch.inference_mode():
             expected = denoiser(hidden)
@@ -181,7 +197,7 @@ def test_any_number_of_shapes_is_made_ready_whatever_dynamo_allows_for_one_funct
     denoiser = model(count=2)
     maker = BlockCompiler(denoiser, heard, counter)
     most = torch._dynamo.config.recompile_limit
-    made = {count: maker.make(function_of(denoiser), rows(count)) for count in range(1, most + 4)}
+    made = {count: Made(maker, function_of(denoiser), rows(count)) for count in range(1, most + 4)}
     for count, one in made.items():
         assert torch.equal(one(rows(count))["out"], denoiser(rows(count)["hidden"]))
         assert one.graphs == 1
@@ -198,7 +214,7 @@ def test_a_block_that_never_runs_with_the_same_shapes_is_refused_and_not_half_co
         return {}
 
     with pytest.raises(RuntimeError, match="more than 4 kinds of calls"):
-        BlockCompiler(denoiser, heard, CompileCounter()).make(function, rows(9))
+        Made(BlockCompiler(denoiser, heard, CompileCounter()), function, rows(9))
 
 
 def test_what_does_not_hold_for_a_second_call_is_refused(heard):
@@ -209,12 +225,12 @@ def test_what_does_not_hold_for_a_second_call_is_refused(heard):
         return {"out": denoiser(tensors["hidden"])}
 
     with pytest.raises(RuntimeError, match="Block does not hold for a second call"):
-        BlockCompiler(denoiser, heard, CompileCounter()).make(function, rows(2))
+        Made(BlockCompiler(denoiser, heard, CompileCounter()), function, rows(2))
 
 
 def test_a_function_that_calls_no_blocks_is_refused(heard):
     with pytest.raises(RuntimeError, match="no blocks"):
-        BlockCompiler(model(), heard, CompileCounter()).make(lambda tensors: tensors, rows(2))
+        Made(BlockCompiler(model(), heard, CompileCounter()), lambda tensors: tensors, rows(2))
 
 
 def test_a_block_that_cannot_be_compiled_is_a_runtime_error(heard):
@@ -222,7 +238,7 @@ def test_a_block_that_cannot_be_compiled_is_a_runtime_error(heard):
         raise ArithmeticError("no such kernel")
 
     with pytest.raises(RuntimeError, match="no such kernel"):
-        BlockCompiler(model(), heard, broken).make(function_of(model()), rows(2))
+        Made(BlockCompiler(model(), heard, broken), function_of(model()), rows(2))
 
 
 def test_something_else_that_compiles_within_a_call_is_counted(heard):
@@ -234,7 +250,7 @@ def test_something_else_that_compiles_within_a_call_is_counted(heard):
         hidden = denoiser(tensors["hidden"])
         return {"out": foreign(hidden) if called else hidden}
 
-    made = BlockCompiler(denoiser, heard, CompileCounter()).make(function, rows(2))
+    made = Made(BlockCompiler(denoiser, heard, CompileCounter()), function, rows(2))
     called.append(1)
     made(rows(2))
     assert heard.recompilations == 1
@@ -258,10 +274,10 @@ def test_one_thread_steps_what_is_compiled_and_what_is_not_while_another_traces(
     stepped, eager, loading = model(), model(), model()
     loading.blocks[0].linear.forward = lambda hidden: same(hidden)
     counter = CompileCounter()
-    made = BlockCompiler(stepped, heard, counter).make(function_of(stepped), rows(2))
+    made = Made(BlockCompiler(stepped, heard, counter), function_of(stepped), rows(2))
     loaded = []
     loader = BlockCompiler(loading, Heard(), "aot_eager")
-    thread = threading.Thread(target=lambda: loaded.append(loader.make(function_of(loading), rows(2))))
+    thread = threading.Thread(target=lambda: loaded.append(Made(loader, function_of(loading), rows(2))))
     thread.start()
     try:
         assert inside.wait(BOUND_S)
@@ -279,7 +295,7 @@ def test_code_that_one_thread_compiled_runs_in_another(heard):
     denoiser = model()
     made = []
     thread = threading.Thread(
-        target=lambda: made.append(BlockCompiler(denoiser, heard, "eager").make(function_of(denoiser), rows(2)))
+        target=lambda: made.append(Made(BlockCompiler(denoiser, heard, "eager"), function_of(denoiser), rows(2)))
     )
     thread.start()
     thread.join(BOUND_S)
@@ -290,9 +306,9 @@ def test_code_that_one_thread_compiled_runs_in_another(heard):
 def test_a_model_that_is_let_go_leaves_nothing_behind(heard):
     names = set(vars(compilation))
     denoiser = model()
-    made = BlockCompiler(denoiser, heard, "aot_eager").make(function_of(denoiser), rows(2))
+    made = Made(BlockCompiler(denoiser, heard, "aot_eager"), function_of(denoiser), rows(2))
     made(rows(2))
-    left = [weakref.ref(denoiser), weakref.ref(denoiser.blocks[0].linear.weight), weakref.ref(made._code)]
+    left = [weakref.ref(denoiser), weakref.ref(denoiser.blocks[0].linear.weight), weakref.ref(made.code._code)]
     del denoiser, made
     gc.collect()
     assert [one() for one in left] == [None, None, None]
@@ -320,8 +336,8 @@ def test_a_model_without_repeated_blocks_is_refused():
 def test_a_machine_without_a_compiler_is_refused(monkeypatch):
     import torch._inductor.config as inductor
 
-    monkeypatch.setattr(inductor.cpp, "cxx", ("there-is-no-such-compiler",))
-    with pytest.raises(Unsuitable, match=r"needs a C\+\+ compiler"):
+    missing = inductor.patch({"cpp.cxx": ("there-is-no-such-compiler",)})
+    with missing, pytest.raises(Unsuitable, match=r"needs a C\+\+ compiler"):
         compile_blocks(Model())
     monkeypatch.setattr(compilation, "find_spec", lambda name: None)
     with pytest.raises(Unsuitable, match="needs triton"):
@@ -412,7 +428,7 @@ def test_compiled_pictures_are_those_of_the_eager_model(name, heard):
     def function(tensors):
         return {"out": denoiser(**tensors, return_dict=False)[0]}
 
-    made = BlockCompiler(denoiser, heard).make(function, tiny_pipelines.inputs(name, 4))
+    made = Made(BlockCompiler(denoiser, heard), function, tiny_pipelines.inputs(name, 4))
     assert made.graphs == 1
     compiled = counters["stats"]["unique_graphs"]
     for guided in (False, True):

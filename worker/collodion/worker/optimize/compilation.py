@@ -22,7 +22,7 @@ import shutil
 import threading
 import types
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator
 from importlib.util import find_spec
 from typing import Any, TypeAlias
 
@@ -34,9 +34,8 @@ from collodion.wire.jobs import Optimization
 from collodion.worker.optimize.compile_cache import default_folder, keep_in
 from collodion.worker.optimize.errors import Unsuitable
 from collodion.worker.optimize.observer import Observer
+from collodion.worker.optimize.ready import Function, Signature, Tensors
 
-Tensors: TypeAlias = Mapping[str, torch.Tensor]
-Function: TypeAlias = Callable[[Tensors], Tensors]
 Backend: TypeAlias = str | Callable[..., Any]
 
 _CALLS = 4
@@ -94,20 +93,27 @@ def repeated_blocks(denoiser: nn.Module) -> dict[str, nn.Module]:
 
 
 class BlockCompiler:
-    """Makes functions ready that call this denoiser: a `collodion.worker.optimize.ready.Maker`. Any thread, one at a time.
+    """Makes functions ready that call this denoiser: a `collodion.worker.optimize.ready.Maker`. Any thread.
 
     backend: torch.compile's.
     """
 
     what = "compiled"
-    quick = False
 
     def __init__(self, denoiser: nn.Module, observer: Observer, backend: Backend = "inductor") -> None:
         self._observer = observer
         self._backend = backend
         self._most = _CALLS * max(len(repeated_blocks(denoiser)), 1)
 
-    def make(self, function: Function, tensors: Tensors) -> "Compiled":
+    def key(self, signature: Signature) -> Hashable:
+        """See Maker."""
+        return signature.compiled
+
+    def quick(self, signature: Signature) -> bool:  # noqa: ARG002 - whatever it is
+        """See Maker."""
+        return False
+
+    def make(self, signature: Signature, function: Function, tensors: Tensors) -> "Compiled":  # noqa: ARG002 - blocks know shapes
         """Compiles the blocks for these shapes, by running the function.
 
         Raises RuntimeError if they cannot be compiled, or would not be found again.
@@ -128,7 +134,7 @@ class BlockCompiler:
             raise RuntimeError("the function calls no blocks that could be compiled")
         if code.missed:
             raise RuntimeError(f"what was compiled of {code.missed} does not hold for a second call")
-        return Compiled(function, code, self._observer)
+        return Compiled(code, self._observer)
 
     def eagerly(self) -> contextlib.AbstractContextManager[object]:
         """Around calls whose blocks are to run as diffusers wrote them, even inside of a call that is compiled."""
@@ -136,22 +142,21 @@ class BlockCompiler:
 
 
 class Compiled:
-    """The function, with the code that was compiled for its shapes: a `collodion.worker.optimize.ready.Prepared`. Any thread."""
+    """Code that was compiled for some shapes: a `collodion.worker.optimize.ready.Prepared`. Device thread."""
 
     nbytes = 0  # of the device's memory, but for kernels
     static = False
 
-    def __init__(self, function: Function, code: "_Code", observer: Observer) -> None:
-        self._function = function
+    def __init__(self, code: "_Code", observer: Observer) -> None:
         self._code = code
         self._observer = observer
 
     @torch.inference_mode()
-    def __call__(self, tensors: Tensors) -> Tensors:
+    def __call__(self, function: Function, tensors: Tensors) -> Tensors:
         """What the function makes of these. A block that the guards turn away runs eagerly, and the call is counted."""
         self._code.missed = ""
         with _through(self._code):
-            results = self._function(_inference(tensors))
+            results = function(_inference(tensors))
         if self._code.missed:
             self._observer.fell_back("recompile")
         return results
