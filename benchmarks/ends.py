@@ -285,7 +285,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         if "memory" in wanted:
             figures["memory, embedded VAE"] = memory(embedded_vae(), (32, 64, 128))
             if options.large:
-                figures["memory, large VAE"] = memory(large_vae(), (32, 48))
+                figures["memory, large VAE"] = memory(large_vae(), (16, 32))
         if "tiles" in wanted:
             vae = embedded_vae()
             figures["tiles, embedded VAE"] = tiles(vae, (48, 80, 128, 256), _encoded(vae))

@@ -80,7 +80,7 @@ def test_what_decoding_takes_is_what_was_counted(dtype, size):
     torch.cuda.synchronize()
     taken = torch.cuda.max_memory_allocated(PLACE) - before
     print(dtype, size, "taken", taken >> 20, "MiB, counted", made.expected_bytes(Way(2), *size) >> 20, "MiB")
-    assert taken < 1.25 * made.expected_bytes(Way(2), *size)
+    assert taken < 1.35 * made.expected_bytes(Way(2), *size)
     assert taken > 0.5 * made.expected_bytes(Way(2), *size)
 
 

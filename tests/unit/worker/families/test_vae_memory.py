@@ -106,7 +106,7 @@ def test_auto_decodes_at_once_what_fits(vae):
 
 def test_auto_decodes_as_many_at_once_as_fit_and_counts_it(vae, small_tiles, caplog):
     expected = vae.decode(latents(5))
-    room = int(1.25 * working_bytes(vae) * 2.5 * 400) + 5 * 40 * 40 * 48  # for two and a half, and the pictures
+    room = int(1.35 * working_bytes(vae) * 2.5 * 400) + 5 * 40 * 40 * 48  # for two and a half, and the pictures
     decodes = Decodes(vae)
     made, said = frugal(decodes, free=lambda: room)
     for _ in range(2):
@@ -117,7 +117,7 @@ def test_auto_decodes_as_many_at_once_as_fit_and_counts_it(vae, small_tiles, cap
 
 
 def test_auto_cuts_a_latent_into_tiles_only_if_it_does_not_fit_alone(vae, small_tiles):
-    room = int(1.25 * working_bytes(vae) * 0.9 * 400) + 40 * 40 * 48
+    room = int(1.35 * working_bytes(vae) * 0.9 * 400) + 40 * 40 * 48
     decodes = Decodes(vae)
     made, said = frugal(decodes, free=lambda: room)
     assert made.decode(latents(1)).shape == (1, 3, 40, 40)
