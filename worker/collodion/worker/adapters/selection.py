@@ -42,7 +42,7 @@ class Resident(Protocol):
 
 
 class Selection:
-    """The rows of one component's calls; see `Bank.select`. `epoch` is the banks' when `changes` was worked out."""
+    """The rows of one component's calls; see `Bank.select`. `epoch` is the banks' when `changes` was worked out, `settled`: it stays so."""
 
     def __init__(self, component: str, rows: Sequence[Row], size: int, ranks: int, every_row: bool) -> None:
         self.component = component
@@ -52,6 +52,7 @@ class Selection:
         self.ranks = ranks
         self.every_row = every_row or ranks > 0
         self.epoch = -1
+        self.settled = False
         self.changes: list[tuple[Site, Change]] = []
         self.products: dict[Segment, Product] = {}
 
@@ -94,8 +95,9 @@ class Selection:
         return named
 
     def bound(self, tensors: Mapping[str, torch.Tensor]) -> "Selection":
-        """The same, reading its numbers from these, as `tensors` names them: a CUDA graph has tensors of its own."""
+        """The same, reading its numbers from these, as `tensors` names them, and not worked out again: a CUDA graph has its own."""
         bound = copy(self)
+        bound.settled = True
         bound.products = {
             segment: replace(product, pages=tensors[f"{segment}.pages"], weights=tensors[f"{segment}.weights"])
             for segment, product in self.products.items()

@@ -82,7 +82,8 @@ class Denoising:
     def nbytes(self) -> int:
         """Of what is its own."""
         own = self.trajectory.state.nbytes + (0 if self.channels is None else self.channels.nbytes)
-        return own + (0 if self.kept is None else self.kept.nbytes)
+        own += 0 if self.kept is None else self.kept.nbytes
+        return own + (0 if self.reuse is None else self.reuse.nbytes)
 
     def move(self, moved: Moved) -> None:
         """Puts what `moved` makes of each of its own tensors in its place; all of them or none."""

@@ -9,9 +9,11 @@ Reference: diffusers' pipeline of the architecture, with the same seed (CPU gene
    different adapters, are then in different model calls.
 """
 
+import logging
 from collections.abc import Callable, Hashable, Sequence
 
 import torch
+from msgspec.structs import replace
 
 from collodion.wire.jobs import ModelInfo, Optimization, Parameters
 from collodion.worker.adapters.adapters import AdapterBudgets, Adapters
@@ -28,14 +30,18 @@ from collodion.worker.families.rgb_map import fit_rgb_map, to_rgb
 from collodion.worker.families.start import Start, beginning
 from collodion.worker.families.step_batch import StepBatch, undrawn_if_it_fails
 from collodion.worker.families.text_cache import TextCache
+from collodion.worker.optimize.errors import Unsuitable
 from collodion.worker.optimize.optimized import Optimized
 from collodion.worker.optimize.quantization import stored_bytes
+from collodion.worker.optimize.wishes import Compilation
 from collodion.worker.pipeline import Decoded, Encoded, Picture, Stepped
 from collodion.worker.sampling.noise import NoiseSource
 from collodion.worker.sampling.trajectory import Trajectory
 from collodion.worker.sampling.update import model_inputs
 from collodion.worker.step_cache.reuse import StepCache
 from collodion.worker.uploads import Uploads
+
+_log = logging.getLogger(__name__)
 
 
 class LatentDiffusion:
@@ -56,7 +62,7 @@ class LatentDiffusion:
         components = {name: getattr(architecture.pipeline, name) for name in _adapted(architecture)}
         budgets = AdapterBudgets(config.adapters_mib << 20, config.adapters_host_mib << 20)
         self._adapters = Adapters(components, budgets, architecture.unadapted, every_row=config.reproducible)
-        optimized.finish()
+        optimized.finish(self._adapters)
         self._reader = JobReader(architecture, self._adapters, adapter_files, uploads)
         self.run_ahead = device.run_ahead
         self._architecture = architecture
@@ -85,7 +91,7 @@ class LatentDiffusion:
             config.decode_slowdown,
             optimized.observer.squeezed,
         )
-        self._cache = StepCache(architecture, self._padded) if info.step_cache else None
+        self._cache = self._step_cache(architecture)
         self._clean_estimate = CleanEstimate(architecture.pipeline.scheduler)
         self._batches: list[StepBatch] = []
         self._stepped: list[Denoising] = []
@@ -186,6 +192,8 @@ class LatentDiffusion:
             return
         sizes = self._optimized.plan.sizes or ((self.info.native_width, self.info.native_height),)
         rows = ready.sizes(self._max_batch * self.info.guided_rows)
+        # Whose modules are opened by the first adapter cannot be captured before it; compiled code reads all, open or not.
+        variants = (False, True) if self._optimized.plan.compile is not Compilation.OFF else (False,)
         with ready.rehearsal():
             for many in ready.sizes(2 * self._encode_batch) if self._optimized.modules else ():
                 self._encoder.cache.clear()
@@ -196,7 +204,8 @@ class LatentDiffusion:
                 state = self.begin(plan, self.encode([plan]).conditioning[0], 0)
                 for number, size in enumerate(rows):
                     progress((done + number / len(rows)) / len(sizes))
-                    self._batch([state], [0], size).make_ready()
+                    for adapted in variants:
+                        self._batch([state], [0], size, adapted).make_ready()
                 for many in ready.sizes(self._decode_batch) if self._optimized.modules else ():
                     self._decoder.decode([state.trajectory.latent] * many)
         progress(1.0)
@@ -275,10 +284,18 @@ class LatentDiffusion:
             return state.conditioning.form
         return None if self._optimized.takes_masks else state.conditioning.text_shapes
 
-    def _batch(self, states: Sequence[Denoising], places: Sequence[int], size: int) -> StepBatch:
-        return StepBatch(
-            states, places, size, self._device, self._architecture, self._adapters, self._optimized, self._cache
-        )
+    def _batch(self, states: Sequence[Denoising], places: Sequence[int], size: int, adapted: bool = False) -> StepBatch:
+        parts = self._device, self._architecture, self._adapters, self._optimized, self._cache
+        return StepBatch(states, places, size, *parts, adapted)
+
+    def _step_cache(self, architecture: Architecture) -> StepCache | None:
+        """None if the plan wants none, or the denoiser is one of its architecture that cannot be cut."""
+        try:
+            return StepCache(architecture, self._padded) if self.info.step_cache else None
+        except Unsuitable as unsuitable:
+            _log.warning("no step cache", extra={"model": self.info.name, "reason": unsuitable.reason})
+            self.info = replace(self.info, step_cache=False)
+            return None
 
     def _padded(self, rows: int) -> int:
         """How many rows a call has that is to have so many."""

@@ -22,13 +22,15 @@ from collodion.worker.families.denoising import Denoising, Evaluation
 from collodion.worker.families.device import Device
 from collodion.worker.families.evaluation import EvaluationFunction
 from collodion.worker.optimize.optimized import Optimized
-from collodion.worker.optimize.ready import Signature
+from collodion.worker.optimize.ready import STEP, Signature
 from collodion.worker.sampling.update import Slots, upload
 from collodion.worker.step_cache.reuse import CachedLatent, Reuse, StepCache
 
+_ADAPTER = "adapter."
 VARYING = ("state", "numbers", "noise")
 _HISTORY = 4  # tensors that there is room for in a call whose shapes are fixed: no sampler of ours has more
 _RANKS = 16  # of adapters, likewise, unless a row has more
+_COMPILED_RANKS = 64  # likewise, where those of more would not find compiled code
 _TEXT_MULTIPLE = 64  # tokens, likewise
 
 
@@ -36,7 +38,7 @@ class StepBatch:
     """Rows of one model call: every latent with its prompt, then the guided ones again with their negative prompt.
 
     places: where these latents are among all that are stepped. size: rows of the call at least. Raises MemoryError if the adapters of these
-    rows do not fit.
+    rows do not fit. adapted: as if somebody had adapters.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class StepBatch:
         adapters: Adapters,
         optimized: Optimized,
         cache: StepCache | None,
+        adapted: bool = False,
     ) -> None:
         self.states = states
         self.places = places
@@ -71,7 +74,7 @@ class StepBatch:
         self._lengths = tuple(map(length, rows))
         self._texts = collate(rows, self.size, _TEXT_MULTIPLE if fixed and architecture.any_lengths else 0)
         self._constant: dict[str, torch.Tensor] = dict(self._rows_tensors())
-        self._selection = self._select()
+        self._selection = self._select(adapted)
         self._use_selection()
 
     def evaluate(self) -> Evaluation:
@@ -172,9 +175,12 @@ class StepBatch:
         if present:
             yield "channels", pad(torch.stack(present), rows)
 
-    def _select(self) -> Selection:
+    def _select(self, adapted: bool) -> Selection:
         uses: list[Row] = [self.states[slot].conditioning.uses for slot in self._order]
-        ranks = _RANKS if self._fixed and any(uses) else 0
+        compiled = self._adapters.bank.fixed(self._architecture.denoiser_part)
+        ranks = 0
+        if self._fixed and (adapted or any(uses)):
+            ranks = _COMPILED_RANKS if compiled else _RANKS
         return self._adapters.select(self._architecture.denoiser_part, uses, self.size, ranks)
 
     def _use_selection(self) -> None:
@@ -188,13 +194,21 @@ class StepBatch:
         )
         self._signature, self._reason = None, "whole_adapters"
         if self._fixed and tensors is not None and not self._architecture.ragged:
-            self._constant |= {f"adapter.{name}": tensor for name, tensor in tensors.items()}
+            self._constant |= {f"{_ADAPTER}{name}": tensor for name, tensor in tensors.items()}
             if tensors:
                 moves = depends_on = self._adapters.bank.moves
-                self._ready.forget("step", lambda captured: captured not in (None, moves))
-            self._signature = Signature.of("step", depends_on, self._shapes())
+                self._ready.forget(STEP, lambda captured: captured not in (None, moves))
+            shapes = self._shapes()
+            self._signature = Signature.of(STEP, depends_on, shapes, self._compiled(shapes))
         elif self._architecture.ragged:
             self._reason = "ragged_texts"
+
+    def _compiled(self, shapes: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Of these, what compiled blocks may depend on: adapters of modules between them are none of their business."""
+        fixed = tuple(
+            f"{_ADAPTER}{segment}." for segment in self._adapters.bank.fixed(self._architecture.denoiser_part)
+        )
+        return {name: one for name, one in shapes.items() if not name.startswith(_ADAPTER) or name.startswith(fixed)}
 
     def _shapes(self) -> dict[str, torch.Tensor]:
         """Of a call in which noise is drawn, whether or not it is."""

@@ -8,30 +8,40 @@
 Written without a GPU at hand; tests/gpu runs it where there is one.
 """
 
+from collections.abc import Hashable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import torch
 
-from collodion.worker.optimize.ready import Function, Maker, Tensors
+from collodion.worker.optimize.ready import STEP, Function, Maker, Prepared, Signature, Tensors
 
 _WARM_UPS = 3  # calls before: libraries choose their kernels and take their memory in the first ones
 
 
 class CudaGraphs:
-    """A Maker. compiler: what is captured is compiled first, if there is one."""
+    """A Maker. compiler: what is captured is compiled first, if there is one; compiled code is captured again and again."""
 
     what = "captured"
-    quick = True
 
     def __init__(self, place: torch.device, compiler: Maker | None = None) -> None:
         self._place = place
         self._compiler = compiler
+        self._compiled: dict[Hashable, Prepared] = {}
         self._pool = torch.cuda.graph_pool_handle()
 
-    def make(self, function: Function, tensors: Tensors) -> "Captured":
+    def key(self, signature: Signature) -> Hashable:
+        """See Maker."""
+        return signature
+
+    def quick(self, signature: Signature) -> bool:
+        """See Maker: capturing is, compiling is not."""
+        return self._compiler is None or signature.compiled in self._compiled
+
+    def make(self, signature: Signature, function: Function, tensors: Tensors) -> "Captured":
         """See Maker."""
         before = torch.cuda.memory_reserved(self._place)
-        called = function if self._compiler is None else self._compiler.make(function, tensors)
+        called = self._called(signature, function, tensors)
         own = {name: tensor.clone() for name, tensor in tensors.items()}
         stream: torch.cuda.Stream = torch.cuda.Stream(self._place)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream(self._place))
@@ -48,6 +58,14 @@ class CudaGraphs:
         """See Maker."""
         return nullcontext() if self._compiler is None else self._compiler.eagerly()
 
+    def _called(self, signature: Signature, function: Function, tensors: Tensors) -> Function:
+        if self._compiler is None or signature.name != STEP:
+            return function
+        compiled = self._compiled.get(signature.compiled)
+        if compiled is None:
+            compiled = self._compiled[signature.compiled] = self._compiler.make(signature, function, tensors)
+        return partial(compiled, function)
+
 
 class Captured:
     """A Prepared. own: the tensors that the graph reads. results: those that it writes."""
@@ -60,7 +78,7 @@ class Captured:
         self._own = own
         self._results = results
 
-    def __call__(self, tensors: Tensors) -> Tensors:
+    def __call__(self, function: Function, tensors: Tensors) -> Tensors:  # noqa: ARG002 - it does what was captured
         """See Prepared."""
         for name, tensor in tensors.items():
             self._own[name].copy_(tensor, non_blocking=True)

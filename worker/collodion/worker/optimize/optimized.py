@@ -11,6 +11,7 @@ import torch
 from diffusers import AutoencoderKL
 
 from collodion.wire.jobs import Optimization
+from collodion.worker.adapters.adapters import Adapters
 from collodion.worker.families.architecture import Architecture
 from collodion.worker.optimize.attention import takes_masks, use_attention
 from collodion.worker.optimize.modules import ReadyModule
@@ -52,14 +53,15 @@ class Optimized:
             return (*self._done, Optimization("ready", str(stock.shapes), "row numbers and sizes that are compiled"))
         return self._done
 
-    def finish(self) -> None:
+    def finish(self, adapters: Adapters) -> None:
         """After adapters were attached: what is compiled or captured holds on to the modules as they are then."""
         compiler: Maker | None = None
         denoiser = self._architecture.denoiser
         if self.plan.compile is Compilation.REGIONAL:
-            from collodion.worker.optimize.compilation import BlockCompiler, compile_blocks
+            from collodion.worker.optimize.compilation import BlockCompiler, compile_blocks, repeated_blocks
 
             self._done = (*self._done, compile_blocks(denoiser))
+            adapters.fix(self._architecture.denoiser_part, repeated_blocks(denoiser))
             compiler = BlockCompiler(denoiser, self.observer)
         maker = compiler
         if self.plan.cuda_graphs:

@@ -23,11 +23,36 @@ from collodion.worker.optimize.observer import Observer
 
 Tensors = Mapping[str, torch.Tensor]
 Function = Callable[[Tensors], Tensors]
+Shapes = tuple[tuple[str, torch.Size, torch.dtype], ...]
 
+STEP = "step"
+"""The name of an evaluation's signature: the only function that calls the denoiser, whose blocks are what is compiled."""
 _MOST_WISHES = 64  # shapes remembered to be made ready
 _SIZES = (1, 2, 3, 4, 6, 8, 12)  # and from 16 on steps of 8
 _STEP = 8
 _log = logging.getLogger(__name__)
+
+
+class Signature(NamedTuple):
+    """What a call has in common with those that run through the same: its function, whatever else that depends on, and all shapes.
+
+    compiled: what it has in common with those that run through the same compiled code, which knows less of it: the blocks alone.
+    """
+
+    name: str
+    depends_on: Hashable
+    shapes: Shapes
+    compiled: Hashable = None
+
+    @classmethod
+    def of(cls, name: str, depends_on: Hashable, tensors: Tensors, compiled: Tensors | None = None) -> "Signature":
+        """Of a call with these tensors. compiled: those that its compiled code may depend on, all if None."""
+        shapes = _shapes(tensors)
+        return cls(name, depends_on, shapes, (name, shapes if compiled is None else _shapes(compiled)))
+
+    def example(self, place: torch.device) -> dict[str, torch.Tensor]:
+        """Tensors of these shapes, of zeros."""
+        return {key: torch.zeros(shape, dtype=dtype, device=place) for key, shape, dtype in self.shapes}
 
 
 class Prepared(Protocol):
@@ -36,39 +61,29 @@ class Prepared(Protocol):
     nbytes: int
     static: bool
 
-    def __call__(self, tensors: Tensors) -> Tensors:
-        """What the function makes of these; a static one takes the others from its last call. The results are the caller's."""
+    def __call__(self, function: Function, tensors: Tensors) -> Tensors:
+        """What the function makes of these; a static one takes the others from its last call. The results are the caller's.
+
+        function: does the same as that which was made ready; its structure may be newer.
+        """
 
 
 class Maker(Protocol):
-    """Makes functions ready. what: for the observer, "compiled" or "captured". quick: it takes no longer than a batch."""
+    """Makes functions ready. what: for the observer, "compiled" or "captured"."""
 
     what: str
-    quick: bool
 
-    def make(self, function: Function, tensors: Tensors) -> Prepared:
+    def key(self, signature: Signature) -> Hashable:
+        """What calls have in common that run through the same."""
+
+    def quick(self, signature: Signature) -> bool:
+        """Whether making it ready takes no longer than a batch."""
+
+    def make(self, signature: Signature, function: Function, tensors: Tensors) -> Prepared:
         """Runs the function on these, some times. Raises MemoryError, RuntimeError."""
 
     def eagerly(self) -> AbstractContextManager[object]:
         """Around calls of what is not ready: nothing is compiled in it."""
-
-
-class Signature(NamedTuple):
-    """What a call has in common with those that run through the same: its function, whatever else that depends on, and all shapes."""
-
-    name: str
-    depends_on: Hashable
-    shapes: tuple[tuple[str, torch.Size, torch.dtype], ...]
-
-    @classmethod
-    def of(cls, name: str, depends_on: Hashable, tensors: Tensors) -> "Signature":
-        """Of a call with these tensors."""
-        shapes = sorted((key, tensor.shape, tensor.dtype) for key, tensor in tensors.items())
-        return cls(name, depends_on, tuple(shapes))
-
-    def example(self, place: torch.device) -> dict[str, torch.Tensor]:
-        """Tensors of these shapes, of zeros."""
-        return {key: torch.zeros(shape, dtype=dtype, device=place) for key, shape, dtype in self.shapes}
 
 
 class Stock(NamedTuple):
@@ -97,9 +112,9 @@ class Ready:
         self._place = place
         self._budget_bytes = budget_bytes
         self._observer = observer
-        self._entries: OrderedDict[Signature, _Entry] = OrderedDict()
+        self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()
         self._wished: OrderedDict[Signature, Function] = OrderedDict()
-        self._refused: set[Signature] = set()
+        self._refused: set[Hashable] = set()
         self.stock = Stock()
         self._rehearsing = False
 
@@ -127,13 +142,14 @@ class Ready:
         """
         if self.maker is None:
             return function(tensors)
-        entry = self._entries.get(signature)
+        key = self.maker.key(signature)
+        entry = self._entries.get(key)
         if entry is None:
             return self._eagerly(signature, function, tensors)
-        self._entries.move_to_end(signature)
+        self._entries.move_to_end(key)
         if entry.prepared.static and owner is not None and entry.owner is not None and entry.owner() is owner:
-            return entry.prepared({name: tensors[name] for name in varying if name in tensors})
-        results = entry.prepared(tensors)
+            return entry.prepared(function, {name: tensors[name] for name in varying if name in tensors})
+        results = entry.prepared(function, tensors)
         entry.owner = None if owner is None else ref(owner)
         return results
 
@@ -148,19 +164,20 @@ class Ready:
 
     def make(self, signature: Signature, function: Function, tensors: Tensors) -> bool:
         """Makes these shapes ready; False if that cannot be."""
-        if self.maker is None or signature in self._refused:
+        if self.maker is None or self.maker.key(signature) in self._refused:
             return False
+        key = self.maker.key(signature)
         began = time.perf_counter()
         try:
-            prepared = self.maker.make(function, tensors)
+            prepared = self.maker.make(signature, function, tensors)
         except (MemoryError, RuntimeError, NotImplementedError, TypeError, ValueError) as error:
             # Foreign kernels may not be captured, or compiled: then they run as they always did, and it is said.
-            self._refused.add(signature)
+            self._refused.add(key)
             _log.warning(
                 "not made ready", extra={"call": signature.name, "reason": f"{type(error).__name__}: {error}"[:500]}
             )
             return False
-        self._entries[signature] = _Entry(prepared)
+        self._entries[key] = _Entry(prepared)
         while self._taken() > self._budget_bytes and len(self._entries) > 1:
             self._entries.popitem(last=False)
         self._count()
@@ -180,17 +197,19 @@ class Ready:
 
     def tidy(self) -> bool:
         """Makes one of the wished shapes ready; False if there was none."""
-        if self.maker is None or not self.maker.quick or not self._wished:
-            return False
-        signature, function = self._wished.popitem()
-        self.make(signature, function, signature.example(self._place))
-        return True
+        while self.maker is not None and self._wished:
+            signature, function = self._wished.popitem()
+            if self.maker.quick(signature):
+                self.make(signature, function, signature.example(self._place))
+                return True
+        return False
 
     def forget(self, name: str, depends_on: Callable[[Hashable], bool]) -> None:
         """Lets go of what was made ready of a function that depends on something that is no more."""
         for kept in (self._entries, self._wished):
-            for signature in [one for one in kept if one.name == name and depends_on(one.depends_on)]:
-                del kept[signature]
+            for one in [one for one in kept if isinstance(one, Signature) and one.name == name]:
+                if depends_on(one.depends_on):
+                    del kept[one]
         self._count()
 
     def clear(self) -> None:
@@ -201,7 +220,7 @@ class Ready:
 
     def _eagerly(self, signature: Signature, function: Function, tensors: Tensors) -> Tensors:
         assert self.maker is not None
-        if signature in self._refused:
+        if self.maker.key(signature) in self._refused:
             reason = "not_possible"
         else:
             reason = "not_ready"
@@ -215,3 +234,7 @@ class Ready:
 
     def _count(self) -> None:
         self.stock = Stock(len(self._entries), self._taken())
+
+
+def _shapes(tensors: Tensors) -> Shapes:
+    return tuple(sorted((key, tensor.shape, tensor.dtype) for key, tensor in tensors.items()))
