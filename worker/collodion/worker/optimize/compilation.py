@@ -1,6 +1,8 @@
 """Regional compilation: torch.compile of the blocks that a denoiser repeats. What they share, their class, is compiled, not each of them.
 
-`_repeated_blocks` are diffusers' own choice (`compile_repeated_blocks`): transformer blocks. What surrounds them stays eager.
+`_repeated_blocks` are diffusers' own choice (`compile_repeated_blocks`): transformer blocks. What surrounds them stays eager, a UNet's
+ResnetBlock2D too: they come in so many shapes that graphs go from two to nine for the embedded model, the compiler's time doubles, and
+on a CPU nothing was gained that could be told from noise; and adapters of convolutions would then cost every row, whoever has them.
 
 1. A block asks, at every call, whether its thread is inside of something compiled (`Compiled.__call__`); everywhere else, and that is
    every other model and thread, it runs eagerly. Nothing of torch that is global decides that: its stances (`set_stance`) are one
