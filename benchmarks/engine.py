@@ -1,10 +1,17 @@
 """How fast the engine is, beside diffusers' own pipeline in the same run: `make bench-engine`.
 
-    engine.py                                               what suits this machine: a GPU with sd15 and sdxl, a CPU with shapes and middle
-    engine.py --models sd15 --budget-s 450 --out $OUT       in a lease of eight minutes; what is not reached is listed
-    engine.py --models flux --batches 1 2 --columns diffusers plain auto all fp8 --resident 1
+    engine.py                             what suits this machine: a GPU with sd15 and sdxl, a CPU with shapes and middle
+    engine.py --quick --profile           a minute, and where a step's time goes
     engine.py --models mine=/path/to/folder --columns diffusers auto "both:compile=regional,quantize=int8"
-    engine.py --quick --profile                             a minute, and where a step's time goes
+
+In leases of eight minutes, on a GPU (what is not reached is listed, what was measured is on the disk):
+
+    engine.py --models sd15 --columns diffusers plain auto --profile --budget-s 400 --out $OUT
+    engine.py --models sdxl --columns diffusers plain auto --profile --budget-s 400 --out $OUT
+    engine.py --models sd15 sdxl --columns diffusers all all+fp8 compile --batches 1 --no-saturation --budget-s 400 --out $OUT
+    engine.py --models sd15 sdxl --columns diffusers graphs channels-last fuse-qkv xformers sdpa-cudnn deepspeed int8 fp8 step-cache \\
+        --batches 1 8 --steps --no-saturation --parts likeness speed --budget-s 400 --out $OUT
+    engine.py --models sd3 flux --columns diffusers plain auto --batches 1 2 4 --steps --no-saturation --budget-s 400 --out $OUT
 
 For every model (random weights of the real architecture where there are none on the disk), batch and number of steps, in interleaved
 rounds: seconds a picture, pictures and steps a second, the ratio to diffusers' of the same round, the share of the floor (operations that
@@ -72,7 +79,7 @@ def write(figures: Mapping[str, Any], folder: Path) -> None:
 
 def run(settings: Settings, results: Results, progress: Progress, folder: Path) -> None:
     """Model by model; each one's tables are printed when it is done. Raises ConfigError, ModelUnusable before anything is measured."""
-    config = config_for(columns_of(["plain"])[0], settings, (64, 64), folder)
+    config = config_for(columns_of(["plain"])[0], settings, (64, 64), 1, folder)
     describe = Loading(config, choose_device(config), AdapterFiles()).describe
     subjects = [subject_of(word, folder, describe, settings.size) for word in settings.models]
     progress.begin(f"rate of matrices, {settings.dtype}")

@@ -80,9 +80,11 @@ class Group:
         self._rate = rate
         self._main_steps: int = notes.figures["main_steps"]
         self._speeds: dict[str, dict[int, float]] = {name: {} for name in sides}
-        self._batches = settings.batches or subject.batches
+        self._batches = settings.batches_of(subject.batches)
         # The least batch that a column is not measured with.
-        self._too_large = {one.name: settings.most_of(one) + 1 for one in settings.columns if one.name in sides}
+        self._too_large = {
+            one.name: settings.most_of(one, subject.batches) + 1 for one in settings.columns if one.name in sides
+        }
 
     def compare(self, reference: Reference) -> None:
         """How far they are from float32."""
@@ -102,6 +104,10 @@ class Group:
         """All cells; then larger and larger batches of those that still gain by it."""
         settings, also = self._settings, self._settings.steps
         also = self._subject.also_steps if also is None else also
+        for name in self._sides:
+            if self._bound(name) <= max(self._batches):
+                reason = "what is compiled is made ready for smaller batches (--most-compiled)"
+                self._notes.leave_out(f"{name}: batches of {self._bound(name)} and more", reason)
         for cell in cells_of(self._batches, self._main_steps, also, crossed=settings.crossed):
             self._measure(cell, [name for name in self._sides if cell.batch < self._bound(name)])
         batch, growing = 2 * max(self._batches), list(self._sides)

@@ -108,7 +108,8 @@ class ModelBench:
             return None
         self._notes.begin(f"loading {column.name} ({column.said})")
         before = in_use(self._place)
-        config = config_for(column, self._settings, self._subject.size, self._scratch)
+        most = self._settings.most_of(column, self._subject.batches)
+        config = config_for(column, self._settings, self._subject.size, most, self._scratch)
         columns = self._notes.figures["columns"]
         try:
             side = OurSide(self._subject, column, config, self._settings.clock)

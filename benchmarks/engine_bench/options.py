@@ -20,6 +20,7 @@ _COLUMNS = {
     "cuda": (DIFFUSERS, PLAIN, AUTO, "all", *_ALONE, "xformers", "sdpa-cudnn", "fp8", "all+fp8", "all+step-cache"),
 }
 _MOST = {"cpu": 8, "cuda": 32}
+_GROWING = (DIFFUSERS, PLAIN, AUTO)
 _QUICK_COLUMNS = (DIFFUSERS, PLAIN, AUTO)
 
 
@@ -27,15 +28,17 @@ _QUICK_COLUMNS = (DIFFUSERS, PLAIN, AUTO)
 class Settings:
     """What to measure.
 
-    main_steps: of every batch. steps: also, at the smallest batch or crossed with all. Where these are None, and batches empty, a model has
-    its own. most: pictures of a batch; most_compiled: where something is compiled, which takes long for every size that it can have.
-    budget_s: nothing is begun later. resident: columns in memory at a time; None: as many as fit.
+    main_steps: of every batch. steps: also, at the smallest batch or crossed with all. Where these are None, and batches empty, a model
+    has its own. named: whether somebody asked for these columns. most: pictures of a batch; most_compiled: where something is compiled,
+    which takes long for every number of rows. budget_s: nothing is begun later. resident: columns in memory at a time; None: as many as
+    fit.
     """
 
     place: torch.device
     dtype: str
     models: tuple[str, ...]
     columns: tuple[Column, ...]
+    named: bool
     batches: tuple[int, ...]
     main_steps: int | None
     steps: tuple[int, ...] | None
@@ -52,9 +55,19 @@ class Settings:
     resident: int | None
     out: Path
 
-    def most_of(self, column: Column) -> int:
-        """Pictures of a batch of this column."""
-        return min(self.most, self.most_compiled) if "compile=regional" in column.words else self.most
+    def batches_of(self, usual: tuple[int, ...]) -> tuple[int, ...]:
+        """What was asked for, or what is usual for the model."""
+        return self.batches or usual
+
+    def most_of(self, column: Column, usual: tuple[int, ...]) -> int:
+        """Pictures of a batch of this column at most. usual: batches of the model."""
+        largest = max(self.batches_of(usual))
+        most = max(self.most, largest) if self.grows(column) else largest
+        return min(most, self.most_compiled) if "compile=regional" in column.words else most
+
+    def grows(self, column: Column) -> bool:
+        """Whether its batches are doubled while that gains something: of those that stand for all, or of all that were named."""
+        return self.saturate and (column.name in _GROWING or self.named)
 
     @property
     def clock(self) -> Clock:
@@ -108,7 +121,7 @@ def parser(description: str) -> argparse.ArgumentParser:
         "--most-compiled",
         type=int,
         metavar="N",
-        help="pictures of a batch of what is compiled (default: 1 on a CPU, else --most)",
+        help="pictures of a batch of what is compiled, which takes a while for every number of rows (default: 1)",
     )
     made.add_argument("--rounds", type=int, metavar="N", help="of every cell, all columns in turns (default: 3)")
     made.add_argument("--parts", nargs="+", choices=PARTS, help="default: all but profile")
@@ -153,12 +166,13 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
         dtype=arguments.dtype or _DTYPES[device],
         models=tuple(arguments.models or _MODELS[device][: 1 if quick else None]),
         columns=_columns(arguments.columns, _QUICK_COLUMNS if quick else _COLUMNS[device]),
+        named=bool(arguments.columns),
         batches=batches,
         main_steps=arguments.main_steps or (20 if quick else None),
         steps=() if quick else None if arguments.steps is None else tuple(arguments.steps),
         rounds=arguments.rounds or 3,
         most=most,
-        most_compiled=arguments.most_compiled or (1 if device == "cpu" else most),
+        most_compiled=arguments.most_compiled or 1,
         crossed=arguments.crossed,
         saturate=not (arguments.no_saturation or quick),
         parts=tuple(arguments.parts or PARTS[:3]) + (("profile",) if arguments.profile else ()),

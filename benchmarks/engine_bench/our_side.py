@@ -121,13 +121,13 @@ class OurSide:
         return parts
 
 
-def config_for(column: Column, settings: Settings, size: tuple[int, int], scratch: Path) -> WorkerConfig:
-    """A worker's settings for this column. size: of the pictures, in pixels. scratch: for what a worker stores."""
+def config_for(column: Column, settings: Settings, size: tuple[int, int], most: int, scratch: Path) -> WorkerConfig:
+    """A worker's settings for this column. size: of the pictures, in pixels. most: of a batch. scratch: for what a worker stores."""
     return WorkerConfig(
         device=str(settings.place),
         optimize=(f"dtype={settings.dtype}", f"sizes={size[0]}x{size[1]}", *column.words),
         threads=settings.threads,
-        max_batch=settings.most_of(column),
+        max_batch=most,
         artifacts=scratch / "artifacts",
         run_dir=scratch,
     )

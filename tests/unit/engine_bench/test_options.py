@@ -33,10 +33,18 @@ def test_batches_that_are_asked_for_fit_the_model_call():
     assert settings("--batches", "1", "24").most == 24
 
 
-def test_what_is_compiled_on_a_cpu_is_measured_alone():
-    usual = settings()
-    assert usual.most_of(COLUMNS["compile"]) == 1
-    assert usual.most_of(COLUMNS["plain"]) == 8
+def test_what_is_compiled_is_measured_alone_unless_more_is_asked_for():
+    usual = settings("--most", "32")
+    assert usual.most_of(COLUMNS["compile"], (1, 2, 8)) == 1
+    assert settings("--most-compiled", "4").most_of(COLUMNS["compile"], (1, 2, 8)) == 4
+
+
+def test_batches_grow_of_the_columns_that_stand_for_the_others_and_of_those_that_are_named():
+    usual = settings("--most", "32")
+    assert usual.most_of(COLUMNS["auto"], (1, 2, 8)) == 32
+    assert usual.most_of(COLUMNS["int8"], (1, 2, 8)) == 8
+    assert settings("--most", "32", "--columns", "int8").most_of(COLUMNS["int8"], (1, 2, 8)) == 32
+    assert settings("--most", "32", "--no-saturation").most_of(COLUMNS["auto"], (1, 2, 8)) == 8
 
 
 @pytest.mark.parametrize("words", [["--batches", "0"], ["--rounds", "-1"], ["--columns", "nothing"]])
