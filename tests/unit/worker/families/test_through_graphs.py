@@ -31,7 +31,7 @@ def jobs_of(model, **fields):
             64,
             3 + number,
             samplers[number % len(samplers)],
-            (4.0, 1.0, 2.5)[number],
+            (4.0, 2.5, 1.0)[number],
             number,
             1,
             **fields,

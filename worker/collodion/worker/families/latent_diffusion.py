@@ -302,10 +302,11 @@ class LatentDiffusion:
         return max(self._step_rows, self._optimized.ready.size(rows))
 
     def _example(self, width: int, height: int, prompt: str = "") -> SamplingPlan:
-        """A job as most requests have it, guided if they are."""
+        """A job of one row: calls of any number of rows have the shapes of one with it."""
         info = self.info
-        sampler, scale = info.default_sampler, info.default_guidance_scale
-        return self.prepare(Parameters(info.name, prompt, "", width, height, info.default_steps, sampler, scale, 0, 1))
+        return self.prepare(
+            Parameters(info.name, prompt, "", width, height, info.default_steps, info.default_sampler, 1.0, 0, 1)
+        )
 
 
 def _adapted(architecture: Architecture) -> tuple[str, ...]:
