@@ -53,6 +53,13 @@ def test_a_directory_of_models_takes_the_place_of_the_embedded_one() -> None:
     assert load(WorkerConfig, "worker", ["--models=,"], {}).models == ()
 
 
+def test_what_makes_models_fast_reaches_every_worker() -> None:
+    made = flags(Stack(devices=("cuda:0", "cuda:1"), optimize=("dtype=bfloat16", "sdxl:compile=regional")))
+    assert all("--optimize=dtype=bfloat16,sdxl:compile=regional" in made[name] for name in ("worker-0", "worker-1"))
+    read = load(WorkerConfig, "worker", ["--optimize=dtype=bfloat16,sdxl:compile=regional"], {})
+    assert read.optimize == ("dtype=bfloat16", "sdxl:compile=regional")
+
+
 def test_settings_reach_their_process_and_win() -> None:
     made = flags(Stack(policy="fifo", settings=[("worker", "max_batch", "4"), ("scheduler", "policy", "static")]))
     assert "--max-batch=4" in made["worker-0"]

@@ -218,6 +218,12 @@ def _serve(commands: Any) -> None:
         metavar="DEVICE",
         help="auto, cpu or cuda:N; repeatable, one worker each (default: auto)",
     )
+    command.add_argument(
+        "--optimize",
+        action="append",
+        metavar="[MODEL:]KEY=VALUE",
+        help="what makes models fast, for example dtype=bfloat16 or sdxl:compile=regional; repeatable (docs/performance.md)",
+    )
     command.add_argument("--listen", metavar="HOST:PORT", help=f"where clients connect (default: {DEFAULT_SERVER})")
     command.add_argument("--frontends", type=_positive(int), default=1, metavar="N", help="on one port (default: 1)")
     command.add_argument(

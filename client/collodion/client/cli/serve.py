@@ -26,6 +26,7 @@ def serve(arguments: argparse.Namespace) -> None:
         models=arguments.model or (),
         models_dir=arguments.models_dir,
         devices=arguments.device or (),
+        optimize=arguments.optimize or (),
         listen=arguments.listen or "",
         frontends=arguments.frontends,
         drain_s=arguments.drain,

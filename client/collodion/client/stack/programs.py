@@ -37,6 +37,7 @@ class Stack:
     models: Sequence[str] = ()
     models_dir: Path | None = None
     devices: Sequence[str] = ()
+    optimize: Sequence[str] = ()
     listen: str = ""
     frontends: int = 1
     drain_s: float | None = None
@@ -108,7 +109,8 @@ class Stack:
 
     def _worker(self, index: int, run_dir: Path) -> Program:
         device = self.devices[index] if self.devices else ""
-        flags = {"device": device, "models": ",".join(self.models)} | _metrics(index)
+        flags = {"device": device, "models": ",".join(self.models), "optimize": ",".join(self.optimize)}
+        flags |= _metrics(index)
         if self.models_dir is not None:
             # Whoever brings models of their own does not want ours to be the default one.
             flags |= {"models_dir": str(self.models_dir.absolute()), "models": ",".join(self.models) or _NONE}
