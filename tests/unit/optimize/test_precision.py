@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import json
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from diffusers.image_processor import VaeImageProcessor
+from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "worker" / "families"))
 
@@ -223,6 +225,23 @@ def test_a_vae_that_was_read_in_another_precision_is_made_what_was_asked_for(wis
 
 def test_a_wide_vae_needs_no_proof(vae):
     assert settle_vae(drawing_with(overflowing(vae)), Precision.AUTO, CPU).value == "float32"
+
+
+@pytest.mark.parametrize(
+    ("words", "dtype"), [(("dtype=bfloat16", "vae_dtype=float32"), torch.float32), (("dtype=float16",), torch.float32)]
+)
+def test_a_wider_vae_is_read_as_its_file_has_it(words, dtype, tmp_path):
+    """And not rounded to what the rest of the model computes in; that nobody asked for float16 is known from its file."""
+    folder = save("sdxl", tmp_path / "sdxl")
+    config = folder / "vae" / "config.json"
+    said = {**json.loads(config.read_text()), "force_upcast": True, "scaling_factor": 0.13025}
+    config.write_text(json.dumps(said))
+    settings = WorkerConfig(models=(f"sdxl={folder}",), device="cpu", threads=1, optimize=words)
+    pipeline = load_models(settings)[1]["sdxl"]._architecture.pipeline
+    exact = load_file(folder / "vae" / "diffusion_pytorch_model.safetensors")
+    assert pipeline.vae.dtype is dtype
+    assert pipeline.unet.dtype is not dtype
+    assert all(torch.equal(tensor, exact[name]) for name, tensor in pipeline.vae.state_dict().items())
 
 
 def test_bfloat16_costs_the_embedded_models_vae_no_more_than_can_be_seen():

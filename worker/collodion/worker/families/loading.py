@@ -23,6 +23,7 @@ from collodion.worker.optimize.errors import Unsuitable
 from collodion.worker.optimize.observer import ObserverFor, unobserved
 from collodion.worker.optimize.optimized import Optimized
 from collodion.worker.optimize.plan import Plan, dtype_of, resolve
+from collodion.worker.optimize.precision import vae_dtype
 from collodion.worker.optimize.wishes import check, wish_for
 from collodion.worker.registry import ModelSource, ModelUnusable, configs_of
 from collodion.worker.registry.loading import load_parts
@@ -73,7 +74,9 @@ class Loading:
         plan = self._plan(source, architecture)
         place = self._device.place
         reading = 1.0 if not plan.makes_ready else _READING
-        parts = load_parts(source, plan.dtype, place, self._shared[plan.weights], lambda done: progress(reading * done))
+        dtypes = {"vae": vae_dtype(plan.vae_dtype, plan.dtype, configs_of(source)["vae"], place)}
+        shared = self._shared[plan.weights]
+        parts = load_parts(source, plan.dtype, place, shared, lambda done: progress(reading * done), dtypes)
         made = architecture(_pipeline(architecture, source, parts))
         try:
             optimized = Optimized(made, plan, place, self._observer_for(source.name))
