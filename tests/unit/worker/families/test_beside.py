@@ -169,6 +169,31 @@ def test_a_latent_that_is_not_finite_gives_no_picture_and_its_neighbours_do(deco
     assert (int(first[0, 0, 0]), int(last[0, 0, 0])) == (1, 3)
 
 
+class Unfinished(Interval):
+    """One that was issued and, as CUDA's events do, knows of no gap before it was waited for."""
+
+    waited = False
+
+    def wait(self):
+        self.waited = True
+        return super().wait()
+
+    def gap_after(self, previous):
+        assert self.waited
+        assert previous.waited
+        return super().gap_after(previous)
+
+
+def test_what_was_only_issued_is_waited_for_before_its_pauses_are_asked_for(decoder, lane, monkeypatch):
+    monkeypatch.setattr(f"{__name__}.Interval", Unfinished)
+    decoder.stepped("a", Unfinished(-9, -8))
+    decoder.stepped("a", Unfinished(-8, -7))
+    decoder.stepped("a", Unfinished(-7, -6))
+    decoded = decoder.decode(latents(1, 2))
+    decoded.advance(False)
+    assert decoded.wait() == 4.0
+
+
 def test_what_is_decoded_took_as_long_as_from_its_first_piece_to_its_last(decoder, lane):
     seen_alone(decoder)
     decoded = decoder.decode(latents(1, 2))

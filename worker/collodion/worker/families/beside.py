@@ -15,6 +15,7 @@ The CUDA half of this file was written without a GPU at hand; tests/gpu runs it 
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from itertools import pairwise
 from typing import Protocol
 
 import torch
@@ -207,8 +208,8 @@ class _Work:
 
     def wait(self) -> float:
         """See Span. The pauses between its pieces count: so long it took until the pictures were there."""
-        pauses = sum(after.gap_after(before) for before, after in zip(self._spans, self._spans[1:], strict=False))
-        return sum(span.wait() for span in self._spans) + pauses
+        took = sum(span.wait() for span in self._spans)  # first: nobody knows of a gap before both are done
+        return took + sum(after.gap_after(before) for before, after in pairwise(self._spans))
 
     def gap_after(self, previous: Span) -> float:
         """See Span."""
