@@ -195,6 +195,21 @@ def test_pieces_are_latents_or_rows_of_tiles_and_make_the_same_pictures(vae, sma
         assert close(torch.cat([piece for piece in made if piece is not None]), pictures)
 
 
+def test_pieces_are_cut_smaller_where_memory_ends_all_the_same(vae, small_tiles):
+    expected = frugal(vae, VaeMemory.TILED)[0].decode(latents(1))
+    decodes = Decodes(vae, most_latent_pixels=100)
+    made, said = frugal(decodes, free=lambda: 1 << 30)
+    for _ in range(2):
+        *before, picture = made.in_pieces(latents(1))
+        assert before == [None, None]
+        assert close(picture, expected)
+    assert decodes.shapes == [(1, 20, 20), *[(1, 8, 8)] * 20]  # what was found out is remembered
+    assert said == ["tiled"] * 2
+    decodes.most = 10
+    with pytest.raises(MemoryError):
+        list(made.in_pieces(latents(1)))
+
+
 # ---------------------------------------------------------------------- tiles
 
 

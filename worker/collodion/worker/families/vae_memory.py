@@ -13,7 +13,7 @@
 import logging
 import math
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -102,16 +102,7 @@ class FrugalVae:
         before the next picture is done. latents: as for `decode`. Raises MemoryError.
         """
         for latent in torch.split(latents, 1):
-            way = self._choose(self._ways(1, *latent.shape[2:]), latent, self._free())
-            if way.tiling is None:
-                yield self._vae.decode(latent)
-                continue
-            rows: list[torch.Tensor] = []
-            for row in self._vae.decode_in_tiles(latent, way.tiling):
-                if rows:
-                    yield None
-                rows.append(row)
-            yield torch.cat(rows, dim=2)
+            yield (yield from self._one_in_pieces(latent))
 
     def expected_bytes(self, way: Way, height: int, width: int) -> int:
         """Of a call that decodes latents of this size so."""
@@ -157,6 +148,31 @@ class FrugalVae:
         size = latents.shape[2], latents.shape[3]
         foreseen = _SPARE * self.expected_bytes(way, *size)
         self._larger[size] = max(self._larger.get(size, 1.0), 1.01 * free / foreseen)
+
+    def _one_in_pieces(self, latent: torch.Tensor) -> Generator[None, None, torch.Tensor]:
+        """Returns the picture. What is broken off because memory ends begins anew, the next way."""
+        ways = self._ways(1, *latent.shape[2:])
+        while True:
+            free = self._free() if len(ways) > 1 else 0
+            way = self._choose(ways, latent, free)
+            try:
+                with memory_errors():
+                    if way.tiling is None:
+                        return self._vae.decode(latent)
+                    return (yield from self._in_rows(latent, way.tiling))
+            except MemoryError:
+                ways = ways[ways.index(way) + 1 :]
+                if not ways:
+                    raise
+            self._note_shortage(latent, way, free)
+
+    def _in_rows(self, latent: torch.Tensor, tiling: Tiling) -> Generator[None, None, torch.Tensor]:
+        rows: list[torch.Tensor] = []
+        for row in self._vae.decode_in_tiles(latent, tiling):
+            if rows:
+                yield None
+            rows.append(row)
+        return torch.cat(rows, dim=2)
 
     def _decoded(self, latents: torch.Tensor, way: Way) -> torch.Tensor:
         if way == Way(len(latents)):
