@@ -98,6 +98,33 @@ def test_defaults_that_make_no_sense_are_refused(broken, text, sentence):
         load(broken)
 
 
+@pytest.mark.parametrize("size", ["7x7", "100x64", "64x4096"])
+def test_sizes_that_the_model_does_not_draw_are_not_made_ready_but_refused(tiny_folder, size):
+    sides = "its sides are multiples of 8 from 16 to 128"
+    with pytest.raises(ConfigError, match=f"the model mine: optimize: sizes has {size}, but {sides}"):
+        load(tiny_folder, optimize=(f"sizes=64x64+{size}",))
+
+
+def test_what_is_asked_for_a_model_that_is_not_there_is_refused(tiny_folder, tmp_path):
+    with pytest.raises(ConfigError, match="'yours:compile=regional' is for none of the models, which are mine"):
+        load(tiny_folder, optimize=("yours:compile=regional",))
+    load(tiny_folder, optimize=("yours:compile=regional",), models_dir=tmp_path)  # there it may come
+
+
+def test_what_is_asked_of_models_is_read_for_simulated_ones_too():
+    with pytest.raises(ConfigError, match="there is no 'turbo'"):
+        load_models(WorkerConfig(models=("simulated",), optimize=("turbo=on",)))
+
+
+def test_a_model_that_does_not_fit_the_memory_at_the_start_is_refused(tiny_folder, monkeypatch):
+    def full(*_):
+        raise MemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("collodion.worker.families.loading.load_parts", full)
+    with pytest.raises(ConfigError, match="model 'mine' does not fit the device's memory"):
+        load(tiny_folder)
+
+
 def remove_weights(folder):
     (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from collodion.process.config import ConfigError
 from collodion.worker.config import WorkerConfig
 from collodion.worker.optimize.observer import ObserverFor, unobserved
+from collodion.worker.optimize.wishes import check
 from collodion.worker.pipeline import AnyPipeline
 from collodion.worker.registry.errors import ModelUnusable
 from collodion.worker.residency import Residents
@@ -35,7 +36,8 @@ class Library:
 def open_library(config: WorkerConfig, observer_for: ObserverFor = unobserved) -> Library:
     """observer_for: whom a model that is loaded tells what its fast engine did.
 
-    Raises ConfigError: a model is named twice, or is none of what we know; none is named; the device is not there.
+    Raises ConfigError: a model is named twice, or is none of what we know; none is named; the device is not there; `optimize` cannot be
+    read, or names a model that is not there.
     """
     pinned, others = _sources(config.models), _sources(config.on_demand)
     sources = {**pinned, **others}
@@ -44,6 +46,7 @@ def open_library(config: WorkerConfig, observer_for: ObserverFor = unobserved) -
         raise ConfigError(f"models and on_demand: {named} must name each model, and each once")
     if not sources and config.models_dir is None:
         raise ConfigError("models: at least one has to be named, here or in on_demand, or to lie in models_dir")
+    check(config.optimize, sources if config.models_dir is None else None)
     simulated = [name for name, path in sources.items() if path is None]
     folders = {name: path for name, path in sources.items() if path is not None}
     shelves: list[Shelf] = []
@@ -83,6 +86,8 @@ def _loaded(library: Library, name: str) -> AnyPipeline:
         return library.shelf.load(name, _ignore)
     except ModelUnusable as error:
         raise ConfigError(f"model {name!r}: {error.reason}") from error
+    except MemoryError as error:
+        raise ConfigError(f"model {name!r} does not fit the device's memory") from error
 
 
 def _ignore(_: float) -> None:

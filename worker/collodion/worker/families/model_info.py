@@ -2,12 +2,13 @@
 
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from collodion.wire.jobs import ModelInfo, RefusedSampler
 from collodion.worker.families.architecture import Architecture, Configs
 from collodion.worker.optimize.plan import Plan
+from collodion.worker.optimize.precision import name_of
 from collodion.worker.registry import ModelUnusable
 from collodion.worker.sampling.catalog import MAX_STEPS, SAMPLERS, SamplerRefused
 from collodion.worker.sampling.counting import COUNTED_AT, line_of
@@ -29,7 +30,8 @@ def describe(
     """Probes every sampler once, which takes about a second the first time for a scheduler's configuration.
 
     own: what its user says of it in a file beside it (`collodion.worker.registry.sidecars`); the rest is its architecture's. Raises
-    ModelUnusable if no sampler suits; LookupError, TypeError or ValueError if the architecture does not run it.
+    ModelUnusable if no sampler suits, or one of the plan's sizes does not; LookupError, TypeError or ValueError if the architecture does
+    not run it.
     """
     facts = architecture.facts(configs)
     steps = int(own.get("default_steps", facts.steps))
@@ -40,7 +42,7 @@ def describe(
     sampler = own.get("default_sampler", facts.sampler)
     width, height = facts.native
     largest = max(width, height) * 2
-    return ModelInfo(
+    info = ModelInfo(
         name=name,
         family=architecture.family,
         native_width=width,
@@ -55,7 +57,7 @@ def describe(
         refused_samplers=refused,
         default_guidance_scale=own.get("default_guidance_scale", facts.guidance_scale),
         max_prompt_tokens=facts.text_tokens,
-        dtype=str(plan.dtype).removeprefix("torch."),
+        dtype=name_of(plan.dtype),
         license=own.get("license", ""),
         guided_rows=facts.guided_rows,
         evaluations={name: line for name, line in evaluations.items() if line != (1, 0)},
@@ -66,6 +68,8 @@ def describe(
         weighted_prompts=architecture.weighted_prompts,
         step_cache=architecture.step_cache and plan.step_cache,
     )
+    _check_sizes(info, plan.sizes)
+    return info
 
 
 def samplers_of(steps: int, config: Mapping[str, Any], timetable: Callable[[int], Timetable]) -> _Samplers:
@@ -92,6 +96,15 @@ def _calls(sampler: str, config: Mapping[str, Any], timetable: Mapping[int, Time
     """Read off the timesteps that its scheduler sets, which takes a millisecond; a probe may take hundreds."""
     scheduler = build(sampler, config)
     return line_of(sampler, lambda steps: len(Walk(sampler, steps, scheduler, timetable=timetable[steps])))
+
+
+def _check_sizes(info: ModelInfo, sizes: Iterable[tuple[int, int]]) -> None:
+    for size in sizes:
+        if any(side % info.size_multiple or not info.min_size <= side <= info.max_size for side in size):
+            sides = f"multiples of {info.size_multiple} from {info.min_size} to {info.max_size}"
+            raise ModelUnusable(
+                f"the model {info.name}: optimize: sizes has {size[0]}x{size[1]}, but its sides are {sides}"
+            )
 
 
 def _rounded(pixels: int, multiple: int) -> int:

@@ -7,7 +7,7 @@ Every key has one meaning and a value `auto`, which is the default: `collodion.w
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any
@@ -123,11 +123,13 @@ def wish_for(words: Iterable[str], model: str) -> Wish:
     return _wish({**general, **own})
 
 
-def check(words: Iterable[str]) -> None:
-    """Raises ConfigError if one of these words cannot be read."""
+def check(words: Iterable[str], models: Collection[str] | None = None) -> None:
+    """Raises ConfigError if one of these words cannot be read, or names none of these models, where they are all there will be."""
     for word in words:
-        _, key, value = _read(word)
+        name, key, value = _read(word)
         _wish({key: value})
+        if name and models is not None and name not in models:
+            raise ConfigError(f"optimize: {word.strip()!r} is for none of the models, which are {', '.join(models)}")
 
 
 def _read(word: str) -> tuple[str, str, str]:
