@@ -7,8 +7,8 @@ stay ours.
 1. One block of every kind is compared with the block that it replaces before any is replaced, in all the ways that its kernels are
    specialised: a kernel that is wrong on this device is refused, and none is compiled, loaded or allocated later, in a graph's capture.
 2. What was replaced is counted. Nothing replaced is an error.
-3. An injected block raises RuntimeError for a mask, which DeepSpeed would drop without a word. So `TAKES_MASKS` is False: rows whose
-   prompts have different lengths cannot share a call. `LORAS` is False: the layers that adapters change are no longer there.
+3. An injected block raises RuntimeError for a mask, which DeepSpeed would drop without a word: rows whose prompts have different
+   lengths cannot share a call (`Optimized.takes_masks`). The layers that adapters change are no longer there (`Plan.loras`).
 
 Written without a GPU at hand.
 """
@@ -25,12 +25,7 @@ from collodion.worker.optimize.deepspeed_kernels import Kernels, load_kernels
 from collodion.worker.optimize.deepspeed_modules import injected
 from collodion.worker.optimize.deepspeed_policy import Place, Survey, survey
 from collodion.worker.optimize.errors import Unsuitable
-
-TAKES_MASKS = False
-"""Whether rows of one call may have prompts of different lengths."""
-
-LORAS = False
-"""Whether requests may name adapters."""
+from collodion.worker.optimize.precision import name_of
 
 _FARTHEST = 2e-2  # of what a block adds to its input, relative to the largest of it; float16 rounds at 1e-3
 _TEXT_TOKENS = 77
@@ -43,7 +38,7 @@ def inject_deepspeed(denoiser: nn.Module, place: torch.device, dtype: torch.dtyp
     if place.type != "cuda":
         raise Unsuitable("DeepSpeed's kernels run on a CUDA device only")
     if dtype is not torch.float16:
-        raise Unsuitable(f"DeepSpeed's kernels compute in float16, not in {str(dtype).removeprefix('torch.')}")
+        raise Unsuitable(f"DeepSpeed's kernels compute in float16, not in {name_of(dtype)}")
     found = _look(denoiser, dtype)
     with torch.cuda.device(place), torch.no_grad():
         return put(found, load_kernels(), place, dtype)

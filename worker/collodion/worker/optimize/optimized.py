@@ -17,7 +17,7 @@ from collodion.worker.optimize.attention import takes_masks, use_attention
 from collodion.worker.optimize.modules import ReadyModule
 from collodion.worker.optimize.observer import Observer
 from collodion.worker.optimize.plan import Plan
-from collodion.worker.optimize.precision import casting, settle_vae
+from collodion.worker.optimize.precision import casting, name_of, settle_vae
 from collodion.worker.optimize.ready import Maker, Ready
 from collodion.worker.optimize.wishes import Compilation, Decoding, MemoryFormat, Quantization
 
@@ -37,7 +37,7 @@ class Optimized:
         self.takes_masks = True
         self._architecture = architecture
         self._place = place
-        self._done = (Optimization("dtype", _name(plan.dtype)), *self._alter())
+        self._done = (Optimization("dtype", name_of(plan.dtype)), *self._alter())
         self.casting: Callable[[], AbstractContextManager[object]] = casting(architecture.denoiser)
         self.ready = Ready(None, place, _GRAPH_BYTES, observer)
         self.modules: dict[str, ReadyModule] = {}
@@ -110,7 +110,3 @@ class Optimized:
         # Qwen-Image's keeps frames of a film between calls of its parts. Two graphs never run at a time, since they share their memory.
         if isinstance(vae, AutoencoderKL) and self.plan.decode is not Decoding.BESIDE:
             yield "vae", ReadyModule("vae", vae.decoder, self.ready)
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -10,6 +10,7 @@ from typing import TypeVar
 import torch
 
 from collodion.worker.optimize.errors import Unsuitable
+from collodion.worker.optimize.precision import DTYPES
 from collodion.worker.optimize.quantization import check as check_quantization
 from collodion.worker.optimize.wishes import (
     Attention,
@@ -24,11 +25,6 @@ from collodion.worker.optimize.wishes import (
 )
 
 _Chosen = TypeVar("_Chosen")
-DTYPES = {
-    Precision.FLOAT32: torch.float32,
-    Precision.FLOAT16: torch.float16,
-    Precision.BFLOAT16: torch.bfloat16,
-}
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,11 @@ _SIDE = 32  # pixels of the latents that are tried
 _DEVIATIONS = 5.0  # a normalised latent's standard deviation is about 1
 
 
+def name_of(dtype: torch.dtype) -> str:
+    """As the settings have it: "float32"."""
+    return str(dtype).removeprefix("torch.")
+
+
 def vae_dtype(
     wish: Precision, model_dtype: torch.dtype, vae_config: Mapping[str, Any], place: torch.device
 ) -> torch.dtype:
@@ -58,11 +63,11 @@ def settle_vae(architecture: "Architecture", wish: Precision, place: torch.devic
         recast(module, DTYPES[wish])
     dtype = architecture.vae.dtype
     if dtype is not torch.float16:
-        return Optimization("vae_dtype", _name(dtype))
+        return Optimization("vae_dtype", name_of(dtype))
     reached = largest_activation(architecture)
     if reached <= MOST:
         return Optimization(
-            "vae_dtype", _name(dtype), f"activations of at most {reached:,.0f} where float16 ends at 65,504"
+            "vae_dtype", name_of(dtype), f"activations of at most {reached:,.0f} where float16 ends at 65,504"
         )
     if wish is Precision.FLOAT16:
         raise Unsuitable(
@@ -71,7 +76,7 @@ def settle_vae(architecture: "Architecture", wish: Precision, place: torch.devic
         )
     wide = _wide(place)
     recast(module, wide)
-    return Optimization("vae_dtype", _name(wide), "in float16 it overflows")
+    return Optimization("vae_dtype", name_of(wide), "in float16 it overflows")
 
 
 def largest_activation(architecture: "Architecture") -> float:
@@ -154,10 +159,6 @@ def _watched(module: nn.Module) -> Iterator[list[torch.Tensor]]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def _said(reached: float) -> str:
