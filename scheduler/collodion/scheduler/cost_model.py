@@ -1,13 +1,14 @@
 """What batches cost, on each kind of device and for each batch key, and how far predictions from that are off.
 
 1. Pure: no clock, no file. It learns from reports (`learn`), may begin from a saved profile (`load`), and what was never measured for a
-   lane and key on a kind of device is None, never a guess from another.
+   lane and key on a kind of device is None, never a guess from another; who wants a guess asks for one (`most_at_other_sizes`).
 2. `curve` is what planners read: a tuple, the same one until `version` rises.
 3. What cannot be a measurement is ignored; memory is bounded: what was not reported for longest makes room.
 
 The parts: `cost_curve` learns one lane, `cost_shape` fills its gaps, `cost_error` makes the margin.
 """
 
+import re
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ STORE = "store"
 
 LANES = (STEP, ENCODE, DECODE, STORE)
 
+_SIZE = re.compile(r"/\d+x\d+(?:\+|$)")
 _KEYS = 1024
 _READ = 16_384  # answers kept while nothing changes: predictions ask the same again and again
 _LARGEST = 4096
@@ -82,6 +84,13 @@ class CostModel:
         """The same for every size up to `upto`; entry 0 is 0. The same object as before while nothing material changed."""
         curve = self._curve(device, lane, key)
         return curve.upto(min(upto, _LARGEST)) if curve is not None else None
+
+    def most_at_other_sizes(self, device: str, lane: str, key: str, upto: int) -> tuple[float, ...] | None:
+        """The same of whichever other key of this model costs most: a guess, for a lane that hardly depends on the size."""
+        every = dict.fromkeys(known for kind, known in (*self._costs, *self._priors) if kind in ("", device))
+        others = [other for other in every if _model_of(other) == _model_of(key)]
+        curves = [curve for other in others if (curve := self.curve(device, lane, other, upto)) is not None]
+        return max(curves, key=sum, default=None)
 
     def allowance(self, device: str, key: str) -> Allowance:
         """What predictions for this key have to carry on top, by how far ahead they look. The same object until `version` rises."""
@@ -179,3 +188,8 @@ class CostModel:
         else:
             self._costs.move_to_end((device, key))
         return costs
+
+
+def _model_of(key: str) -> str:
+    """See `Parameters.batch_key`; what models and adapters are called may have slashes in it."""
+    return _SIZE.split(key, maxsplit=1)[0]

@@ -69,6 +69,8 @@ class WorkerCosts:
         if step is None or decode is None:
             return None
         encode = model.curve(device, ENCODE, key, worker.encode_batch)
+        # A worker that has kept the texts of every prompt that it was given at this size told nothing; prompts know nothing of sizes.
+        encode = encode or model.most_at_other_sizes(device, ENCODE, key, worker.encode_batch)
         return KeyCosts(
             step=step,
             encode=encode or (0.0,) * (worker.encode_batch + 1),

@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from collodion.scheduler.cost_model import DECODE, ENCODE, STEP, STORE, CostModel
+from collodion.scheduler.fleet import Worker
+from collodion.scheduler.plans import WorkerCosts
 
 GPU, CPU, KEY = "gpu", "cpu", "sd15/512x512"
 
@@ -45,6 +47,33 @@ def test_what_was_never_measured_is_unknown_and_not_guessed_from_another_lane_ke
     for elsewhere in ((CPU, STEP, KEY), (GPU, DECODE, KEY), (GPU, STEP, "sd15/768x768")):
         assert model.seconds(*elsewhere, 4) is None
         assert model.curve(*elsewhere, 4) is None
+
+
+def test_who_asks_is_told_the_most_that_a_lane_takes_at_another_size_of_the_same_model() -> None:
+    model = CostModel()
+    model.learn(GPU, ENCODE, "a/b/512x512", 1, 0.02)
+    model.learn(GPU, ENCODE, "a/b/64x64+style/1x1:0.5", 1, 0.03)
+    model.learn(CPU, ENCODE, "a/b/512x512", 1, 0.5)
+    model.learn(GPU, ENCODE, "a/512x512", 1, 0.7)
+    curve = model.most_at_other_sizes(GPU, ENCODE, "a/b/768x768", 2)
+    assert curve is not None
+    assert curve[:2] == (0.0, pytest.approx(0.03))
+    assert model.most_at_other_sizes(GPU, ENCODE, "c/512x512", 2) is None
+    assert model.most_at_other_sizes(GPU, STEP, "a/b/768x768", 2) is None
+
+
+def test_a_worker_that_knew_all_prompts_of_a_size_is_not_thought_to_encode_for_nothing() -> None:
+    model = CostModel()
+    worker = Worker(b"w", "w", "w", GPU, (), cap=4, max_resident=8, heard=0.0, device_kind=GPU, encode_batch=2)
+    for key in ("m/512x512", "m/768x768"):
+        model.learn(GPU, STEP, key, 1, 0.1)
+        model.learn(GPU, DECODE, key, 1, 0.05)
+    costs = WorkerCosts(worker, model)
+    assert costs["m/768x768"].encode == (0.0, 0.0, 0.0)
+    model.learn(GPU, ENCODE, "m/512x512", 1, 0.02)
+    assert costs["m/768x768"].encode[1] == 0.02
+    model.learn(GPU, ENCODE, "m/768x768", 1, 0.03)
+    assert costs["m/768x768"].encode[1] == 0.03
 
 
 def test_two_kinds_of_device_learn_apart() -> None:
