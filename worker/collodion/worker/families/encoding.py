@@ -64,14 +64,21 @@ class PromptEncoder:
             bank.refresh(selection)  # room for one may have been made by moving another's
         if any(selection.epoch != bank.epoch for selection in selections):
             raise MemoryError("the adapters of the text encoders do not fit side by side")
-        return self._applied(selections)
+        return self._applied(selections, any(_inserts(prompts[row], encoders) for row in rows if row >= 0))
 
     @contextmanager
-    def _applied(self, selections: Sequence[Selection]) -> Iterator[None]:
+    def _applied(self, selections: Sequence[Selection], inserted: bool) -> Iterator[None]:
         with ExitStack() as stack:
             stack.enter_context(self._adapters.applied(*selections))
             for selection in selections:
                 module = self._modules.get(selection.component)
-                if module is not None and selection.changes:
-                    stack.enter_context(module.changed("text_adapters"))
+                reason = "text_adapters" if selection.changes else "embeddings" if inserted else ""
+                if module is not None and reason:
+                    stack.enter_context(module.changed(reason))
             yield
+
+
+def _inserts(prompt: Prompt, encoders: Sequence[int]) -> bool:
+    """Whether vectors of an embedding are put among its tokens (`TextEncoder`): what was captured would go on without them."""
+    read = prompt.chunks
+    return read is not None and any(chunk.inserts for encoder in encoders for chunk in read.chunks[encoder])
