@@ -1,5 +1,6 @@
 """What is captured draws what is not: a CPU replays the call over tensors of its own, as a CUDA graph does."""
 
+import gc
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,9 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "adapters"))
 from replaying import Notes, Replaying
 
 from collodion.wire.jobs import Parameters
+from collodion.worker.families.architecture import Prompt
 from collodion.worker.optimize.ready import Ready
+from collodion.worker.prompting.embeddings import Embedding
 
 FAMILIES = ("sd1", "sdxl", "flux_dev", "sd35")
 TOLERANCE = 1e-4  # of the largest value; other numbers of rows, other kernels
@@ -66,12 +69,10 @@ def captured(load_family):
 
     def load(name):
         if name not in made:
-            model, notes, maker = (
-                load_family(name, max_batch=3, encode_batch=2, decode_batch=3, optimize=("sizes=64x64",)),
-                Notes(),
-                Replaying(),
-            )
+            model = load_family(name, max_batch=3, encode_batch=2, decode_batch=3, optimize=("cuda_graphs=auto",))
+            notes, maker = Notes(), Replaying()
             optimized = model._optimized
+            optimized.plan = replace(optimized.plan, sizes=((64, 64),))  # smaller than some of them would be asked for
             optimized.ready = Ready(maker, torch.device("cpu"), 1 << 30, notes)
             optimized.modules |= dict(optimized._through_graphs())
             model.make_ready()
@@ -173,3 +174,95 @@ def test_adapters_by_the_row_are_copied_into_the_graph(captured, load_family, tm
     assert sum(one.replays for one in maker.made) > replays
     assert not close([turned[0]], [plain[0]])
     assert close([draw(model, jobs_with(model)[1:2])[0]], [expected[1]])
+
+
+def test_vectors_of_an_embedding_are_not_lost_in_a_graph(captured, load_family):
+    """Their text encoder is called by a hook within, which a graph does not call."""
+    vectors = torch.full((2, 16), 3.0)
+    known = {"madeup": Embedding("madeup", (vectors,), "digest")}
+
+    def encoded(model, text):
+        read = model._architecture._prompter.prepare(text, known)
+        prompt = Prompt(text, False, read)
+        return model._encoder.encode([prompt])[prompt]["states"]
+
+    model, _, notes = captured("sd1")
+    for text in ("a circle", "a madeup circle", "a circle"):
+        notes.fallbacks.clear()
+        assert close([encoded(model, text)], [encoded(load_family("sd1"), text)])
+        assert notes.fallbacks == (["embeddings"] if "madeup" in text else [])
+
+
+def test_a_model_whose_texts_are_ragged_is_loaded_and_drawn_eagerly(captured, load_family):
+    model, maker, notes = captured("z_image")
+    assert len(maker.made) == len(model._optimized.ready.sizes(3))  # of its VAE
+    notes.fallbacks.clear()
+    (job,) = jobs_of(model)[:1]
+    assert close(run(model, [job]), run(load_family("z_image"), [job]))
+    assert set(notes.fallbacks) == {"ragged_texts"}
+
+
+def rows_called(model, monkeypatch):
+    """The rows of each call of the denoiser from now on."""
+    rows, predict = [], model._architecture.predict
+    monkeypatch.setattr(
+        model._architecture, "predict", lambda given: (rows.append(len(given.inputs)), predict(given))[1]
+    )
+    return rows
+
+
+def test_what_runs_eagerly_anyway_is_not_filled_up(captured, monkeypatch):
+    model, _, _ = captured("z_image")
+    rows = rows_called(model, monkeypatch)
+    plans = [model.prepare(job) for job in jobs_of(model)]  # two of them guided
+    conditioning = model.encode(plans).conditioning
+    states = [model.begin(plan, one, 0) for plan, one in zip(plans, conditioning, strict=True)]
+    model.step(states)
+    assert rows == [5]
+
+
+@pytest.fixture
+def own(load_family):
+    """A model of its own: captured is what it draws, at rest."""
+    model, maker = (
+        load_family("sd1", max_batch=3, adapters_mib=64),
+        Replaying(),
+    )
+    before = model._optimized.ready
+    model._optimized.ready = Ready(maker, torch.device("cpu"), 1 << 30, Notes())
+    yield model, maker
+    model._optimized.ready = before
+    model._forget()
+
+
+def with_adapter(model, path, seed=1):
+    from written_files import diffusers_file
+
+    if not path.exists():
+        diffusers_file(path, {"unet": model._architecture.denoiser}, rank=4, seed=seed)
+    return replace(model.prepare(jobs_of(model)[0]), uses=(model._adapters.load(path).at(1.0),))
+
+
+def test_shapes_that_wait_to_be_captured_hold_no_adapters(own, tmp_path):
+    model, _ = own
+    plan = with_adapter(model, tmp_path / "one.safetensors")
+    adapter = plan.uses[0].adapter
+    (conditioning,) = model.encode([plan]).conditioning
+    state = model.begin(plan, conditioning, 1)
+    model.step([state])
+    assert adapter.held
+    del plan, conditioning, state
+    model._forget()
+    gc.collect()
+    assert not adapter.held
+    assert model._optimized.ready._wished
+
+
+def test_what_reads_adapters_that_are_gone_is_not_captured_at_rest(own, tmp_path):
+    model, maker = own
+    plan = with_adapter(model, tmp_path / "one.safetensors")
+    (conditioning,) = model.encode([plan]).conditioning
+    model.step([model.begin(plan, conditioning, 1)])
+    model._adapters.bank.clear()  # their pools are closed: on a GPU, reading them would be the end of the process's context
+    assert not model.tidy()
+    assert maker.made == []

@@ -95,9 +95,12 @@ class Selection:
         return named
 
     def bound(self, tensors: Mapping[str, torch.Tensor]) -> "Selection":
-        """The same, reading its numbers from these, as `tensors` names them, and not worked out again: a CUDA graph has its own."""
+        """The same, reading its numbers from these, as `tensors` names them, and not worked out again: a CUDA graph has its own.
+
+        It keeps no adapter: whoever holds it does not hold those of the batch that it was made for.
+        """
         bound = copy(self)
-        bound.settled = True
+        bound.settled, bound.rows = True, []
         bound.products = {
             segment: replace(product, pages=tensors[f"{segment}.pages"], weights=tensors[f"{segment}.weights"])
             for segment, product in self.products.items()

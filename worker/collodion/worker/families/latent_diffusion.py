@@ -33,6 +33,7 @@ from collodion.worker.families.text_cache import TextCache
 from collodion.worker.optimize.errors import Unsuitable
 from collodion.worker.optimize.optimized import Optimized
 from collodion.worker.optimize.quantization import stored_bytes
+from collodion.worker.optimize.ready import STEP
 from collodion.worker.optimize.wishes import Compilation
 from collodion.worker.pipeline import Decoded, Encoded, Picture, Stepped
 from collodion.worker.sampling.noise import NoiseSource
@@ -169,7 +170,7 @@ class LatentDiffusion:
             batches = self._batches_of(states)
             with undrawn_if_it_fails(states):
                 evaluations = [batch.evaluate() for batch in batches]
-            lost = [self._device.to_host(one.lost) for one in evaluations]
+                lost = [self._device.to_host(one.lost) for one in evaluations]
         for batch, one in zip(batches, evaluations, strict=True):
             batch.take(one)
         self._decoder.stepped(tuple((one.inputs.shape, len(one.states)) for one in evaluations), span)
@@ -186,14 +187,19 @@ class LatentDiffusion:
 
     @torch.inference_mode()
     def make_ready(self, progress: Callable[[float], None] = lambda _: None) -> None:
-        """Compiles or captures what was planned; on the thread that loads, before anything else is asked of the pipeline."""
+        """Compiles or captures what was planned; on the thread that loads, before anything else is asked of the pipeline.
+
+        Raises Unsuitable if code was to be compiled and none can be.
+        """
         ready = self._optimized.ready
         if ready.maker is None:
             return
         sizes = self._optimized.plan.sizes or ((self.info.native_width, self.info.native_height),)
         rows = ready.sizes(self._max_batch * self.info.guided_rows)
         # Whose modules are opened by the first adapter cannot be captured before it; compiled code reads all, open or not.
-        variants = (False, True) if self._optimized.plan.compile is not Compilation.OFF else (False,)
+        compiles = self._optimized.plan.compile is not Compilation.OFF
+        variants = (False, True) if compiles else (False,)
+        made = 0
         with ready.rehearsal():
             for many in ready.sizes(2 * self._encode_batch) if self._optimized.modules else ():
                 self._encoder.cache.clear()
@@ -205,15 +211,21 @@ class LatentDiffusion:
                 for number, size in enumerate(rows):
                     progress((done + number / len(rows)) / len(sizes))
                     for adapted in variants:
-                        self._batch([state], [0], size, adapted).make_ready()
+                        made += self._batch([state], [0], size, adapted).make_ready()
                 for many in ready.sizes(self._decode_batch) if self._optimized.modules else ():
                     self._decoder.decode([state.trajectory.latent] * many)
+        if compiles and not made:
+            raise Unsuitable("compile=regional: nothing of it could be compiled; the log says why")
         progress(1.0)
 
     @torch.inference_mode()
     def tidy(self) -> bool:
         """See Pipeline."""
-        return self._optimized.ready.tidy()
+        ready, moves = self._optimized.ready, self._adapters.bank.moves
+        ready.forget(
+            STEP, lambda wished: wished not in (None, moves)
+        )  # the pools that it would read may be closed by now
+        return ready.tidy()
 
     @torch.inference_mode()
     def park(self, state: Denoising) -> None:
@@ -298,8 +310,8 @@ class LatentDiffusion:
             return None
 
     def _padded(self, rows: int) -> int:
-        """How many rows a call has that is to have so many."""
-        return max(self._step_rows, self._optimized.ready.size(rows))
+        """How many rows a call of the deep part has that is to have so many: nothing of a step cache's is compiled."""
+        return self._optimized.ready.size(self._step_rows) if self._step_rows else rows
 
     def _example(self, width: int, height: int, prompt: str = "") -> SamplingPlan:
         """A job of one row: calls of any number of rows have the shapes of one with it."""

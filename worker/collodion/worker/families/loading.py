@@ -82,9 +82,13 @@ class Loading:
             optimized = Optimized(made, plan, place, self._observer_for(source.name))
             device = self._device.computing_in(plan.dtype)
             loaded = LatentDiffusion(made, info, self._config, device, self._uploads, self._adapters, optimized)
+            try:
+                loaded.make_ready(lambda done: progress(reading + (1 - reading) * done))
+            except BaseException:
+                loaded.close()  # its modules and what they call know each other: the memory would wait for a garbage collection
+                raise
         except Unsuitable as unsuitable:
             raise ModelUnusable(f"the model {source.name}: {unsuitable.reason}") from unsuitable
-        loaded.make_ready(lambda done: progress(reading + (1 - reading) * done))
         return loaded
 
     def _plan(self, source: ModelSource, architecture: type[Architecture]) -> Plan:

@@ -32,6 +32,7 @@ _HISTORY = 4  # tensors that there is room for in a call whose shapes are fixed:
 _RANKS = 16  # of adapters, likewise, unless a row has more
 _COMPILED_RANKS = 64  # likewise, where those of more would not find compiled code
 _TEXT_MULTIPLE = 64  # tokens, likewise
+_WHOLE = "whole_adapters"  # of all reasons to run eagerly the one that turns out only when adapters are looked at
 
 
 class StepBatch:
@@ -63,12 +64,14 @@ class StepBatch:
         self._casting = optimized.casting
         self._observer = optimized.observer
         self._cache = cache if any(state.step_cache > 0 for state in states) else None
-        self._fixed = ready.maker is not None
+        self._reason = _reason(architecture, self._cache)
+        # What runs eagerly is not filled up, but for a reproducible worker: there nobody's neighbours may decide what kernels run.
+        self._fixed = ready.maker is not None and (self._reason == _WHOLE or size > 0)
         texts = [state.conditioning.texts for state in states]
         self.guided = [slot for slot, ours in enumerate(texts) if len(ours) > 1]
         self._order = [*range(len(states)), *self.guided]
-        self.size = ready.size(max(size, len(self._order)))
         fixed = self._fixed
+        self.size = ready.size(max(size, len(self._order))) if fixed else max(size, len(self._order))
         self.slots = Slots([state.trajectory for state in states], self.size if fixed else 0, _HISTORY if fixed else 0)
         rows = [*(ours[0] for ours in texts), *(texts[slot][1] for slot in self.guided)]
         self._lengths = tuple(map(length, rows))
@@ -100,7 +103,8 @@ class StepBatch:
 
     def make_ready(self) -> bool:
         """Makes calls of these shapes ready; False if that cannot be."""
-        assert self._signature is not None
+        if self._signature is None:
+            return False
         tensors = {
             **self._constant,
             "state": self.slots.state(),
@@ -137,7 +141,7 @@ class StepBatch:
             predicted, reuses = cache.predict(self._function.rows(tensors), latents, self._around)
             return self._function.finish(tensors, predicted)
 
-        results = self._ready.eagerly("step_cache", run, tensors)
+        results = self._ready.eagerly(self._reason, run, tensors)
         return results, reuses
 
     def _cached(self, slot: int, state: Denoising) -> CachedLatent:
@@ -190,18 +194,21 @@ class StepBatch:
         tensors = self._selection.tensors() if self._fixed else None
         depends_on: Hashable = None
         self._function = EvaluationFunction(
-            self._architecture, self._adapters, self._selection, self._casting, self._lengths, self._device.dtype
+            self._architecture,
+            self._adapters,
+            self._selection.bound(tensors) if tensors else self._selection,
+            self._casting,
+            self._lengths,
+            self._device.dtype,
         )
-        self._signature, self._reason = None, "whole_adapters"
-        if self._fixed and tensors is not None and not self._architecture.ragged:
+        self._signature = None
+        if tensors is not None and self._reason == _WHOLE:
             self._constant |= {f"{_ADAPTER}{name}": tensor for name, tensor in tensors.items()}
             if tensors:
                 moves = depends_on = self._adapters.bank.moves
                 self._ready.forget(STEP, lambda captured: captured not in (None, moves))
             shapes = self._shapes()
             self._signature = Signature.of(STEP, depends_on, shapes, self._compiled(shapes))
-        elif self._architecture.ragged:
-            self._reason = "ragged_texts"
 
     def _compiled(self, shapes: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Of these, what compiled blocks may depend on: adapters of modules between them are none of their business."""
@@ -214,6 +221,13 @@ class StepBatch:
         """Of a call in which noise is drawn, whether or not it is."""
         state, numbers = self.slots.state(), self.slots.numbers()
         return {**self._constant, "state": state, "numbers": numbers, "noise": state[0]}
+
+
+def _reason(architecture: Architecture, cache: StepCache | None) -> str:
+    """Why these latents run eagerly if they do; see Observer."""
+    if cache is not None:
+        return "step_cache"
+    return "ragged_texts" if architecture.ragged else _WHOLE
 
 
 class _Owner:

@@ -14,6 +14,7 @@ from collodion.wire.jobs import Optimization
 from collodion.worker.adapters.adapters import Adapters
 from collodion.worker.families.architecture import Architecture
 from collodion.worker.optimize.attention import takes_masks, use_attention
+from collodion.worker.optimize.errors import Unsuitable
 from collodion.worker.optimize.modules import ReadyModule
 from collodion.worker.optimize.observer import Observer
 from collodion.worker.optimize.plan import Plan
@@ -58,6 +59,10 @@ class Optimized:
         compiler: Maker | None = None
         denoiser = self._architecture.denoiser
         if self.plan.compile is Compilation.REGIONAL:
+            if self._architecture.ragged:
+                raise Unsuitable(
+                    "compile=regional: each batch of this model has lengths of its own, for which nothing is compiled"
+                )
             from collodion.worker.optimize.compilation import BlockCompiler, compile_blocks, repeated_blocks
 
             self._done = (*self._done, compile_blocks(denoiser))

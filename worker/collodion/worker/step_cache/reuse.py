@@ -72,7 +72,7 @@ class CachedLatent:
 class StepCache:
     """For one model. padded: how many rows the deep part is called with where some reuse, given how many it has to be called for.
 
-    That is for where only some numbers of rows are compiled, or the same kernels always have to run; a row is repeated then.
+    That is for where the same kernels always have to run; a row is repeated then.
     Raises Unsuitable if the architecture has no parts.
     """
 
