@@ -83,6 +83,40 @@ def test_what_stays_the_same_is_copied_once_for_each_owner(ready):
     assert run(one, 1.0, 5.0) == 7.0
 
 
+def test_what_a_failed_call_has_overwritten_is_copied_again(ready):
+    class Owner:
+        pass
+
+    one, other = Owner(), Owner()
+    ready.make(signed(tensors()), double, tensors())
+    (replayed,) = ready.maker.made
+    ready.run(signed(tensors()), double, tensors(c=5.0), ("x",), one)
+
+    class Short(dict):
+        def items(self):
+            raise MemoryError
+
+    replayed._function = lambda own: Short()
+    with pytest.raises(MemoryError):
+        ready.run(signed(tensors()), double, tensors(c=-1.0), ("x",), other)
+    replayed._function = double
+    assert ready.run(signed(tensors()), double, tensors(c=5.0), ("x",), one)["doubled"].eq(7).all()
+
+
+def test_what_a_rehearsal_lacked_is_made_ready_in_its_order_and_at_rest_the_newest_first(ready):
+    def rows_made():
+        return [len(made._own["x"]) for made in ready.maker.made]
+
+    with ready.rehearsal():
+        for rows in (4, 2, 1):
+            ready.run(signed(tensors(rows)), double, tensors(rows))
+    assert rows_made() == [4, 2, 1]
+    for rows in (8, 6):
+        ready.run(signed(tensors(rows)), double, tensors(rows))
+    assert ready.tidy()
+    assert rows_made()[3:] == [6]
+
+
 def test_what_cannot_be_made_ready_runs_eagerly_is_said_and_not_tried_again(notes, caplog):
     ready = Ready(Replaying(impossible=True), CPU, 1_000, notes)
     given = tensors()

@@ -36,7 +36,7 @@ class CudaGraphs:
 
     def quick(self, signature: Signature) -> bool:
         """See Maker: capturing is, compiling is not."""
-        return self._compiler is None or signature.compiled in self._compiled
+        return not self._compiles(signature) or signature.compiled in self._compiled
 
     def make(self, signature: Signature, function: Function, tensors: Tensors) -> "Captured":
         """See Maker."""
@@ -58,8 +58,11 @@ class CudaGraphs:
         """See Maker."""
         return nullcontext() if self._compiler is None else self._compiler.eagerly()
 
+    def _compiles(self, signature: Signature) -> bool:
+        return self._compiler is not None and signature.name == STEP
+
     def _called(self, signature: Signature, function: Function, tensors: Tensors) -> Function:
-        if self._compiler is None or signature.name != STEP:
+        if self._compiler is None or not self._compiles(signature):
             return function
         compiled = self._compiled.get(signature.compiled)
         if compiled is None:

@@ -149,6 +149,7 @@ class Ready:
         self._entries.move_to_end(key)
         if entry.prepared.static and owner is not None and entry.owner is not None and entry.owner() is owner:
             return entry.prepared(function, {name: tensors[name] for name in varying if name in tensors})
+        entry.owner = None  # should it raise: some of its tensors are somebody else's then
         results = entry.prepared(function, tensors)
         entry.owner = None if owner is None else ref(owner)
         return results
@@ -192,13 +193,16 @@ class Ready:
             yield
         finally:
             self._rehearsing = False
-        while self.tidy():
+        while self._fulfil(newest=False):  # in the order of `sizes`
             pass
 
     def tidy(self) -> bool:
-        """Makes one of the wished shapes ready; False if there was none."""
+        """Makes one of the wished shapes ready, that which was wished for last; False if there was none."""
+        return self._fulfil(newest=True)
+
+    def _fulfil(self, newest: bool) -> bool:
         while self.maker is not None and self._wished:
-            signature, function = self._wished.popitem()
+            signature, function = self._wished.popitem(last=newest)
             if self.maker.quick(signature):
                 self.make(signature, function, signature.example(self._place))
                 return True
