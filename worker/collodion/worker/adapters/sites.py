@@ -1,8 +1,7 @@
 """The modules of a model that adapters can change, and how they come to ask for the change.
 
-A site's module stays where it is and keeps its parameters, so the model's state dict is as it was: only its class is exchanged, for
-one whose `forward` asks its site whether anything is applied. (A hook would leave the fast path of `nn.Module.__call__`, a wrapper
-would rename the parameters.) With nothing applied that is one look at an attribute.
+Only the class of a site's module is exchanged (`collodion.worker.exchange`), for one whose `forward` asks its site whether anything is
+applied. With nothing applied that is one look at an attribute.
 
 1. `Site.applied` is set and reset on the device thread only, around a call of the model (`selection.py`).
 2. Sites that share a `Segment` have their pages in common: an adapter that changes one of them has a place in all of them that are open.
@@ -13,13 +12,14 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import nn
 
 from collodion.worker.adapters.deltas import Shape
 from collodion.worker.adapters.pool import Pool
+from collodion.worker.exchange import behind, put_before
 
 _ATTENTION = re.compile(r"(?:^|\.)(?:attn\d*|self_attn|attention|SelfAttention)\.")
 
@@ -82,7 +82,8 @@ class Site:
 
     def unchanged(self, inputs: torch.Tensor) -> torch.Tensor:
         """The module's own output."""
-        return type(self.module).__mro__[2].forward(self.module, inputs)  # type: ignore[no-any-return, attr-defined]
+        outputs: torch.Tensor = behind(type(self.module)).forward(self.module, inputs)
+        return outputs
 
 
 class _Asking:
@@ -112,15 +113,13 @@ def sites_of(component: str, model: nn.Module, exclude: Collection[str] = ()) ->
 def attach(sites: Mapping[str, Site]) -> None:
     """From now on these modules ask their sites. May be done again."""
     for site in sites.values():
-        if not isinstance(site.module, _Asking):
-            site.module.__class__ = _asking(type(site.module))
+        put_before(_Asking, site.module)
         vars(site.module)["adapter_site"] = site
 
 
 def own_class(module: nn.Module) -> type[nn.Module]:
     """The module's class, without what `attach` has put before it."""
-    kind: type[nn.Module] = type(module).__mro__[2] if isinstance(module, _Asking) else type(module)
-    return kind
+    return behind(type(module)) if isinstance(module, _Asking) else type(module)
 
 
 def changed(module: nn.Module, inputs: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
@@ -137,15 +136,6 @@ def detach(sites: Mapping[str, Site]) -> None:
         if vars(site.module).get("adapter_site") is site:
             del vars(site.module)["adapter_site"]
             site.module.__class__ = own_class(site.module)
-
-
-_kinds: dict[type[nn.Module], type[Any]] = {}
-
-
-def _asking(kind: type[nn.Module]) -> type[Any]:
-    if kind not in _kinds:
-        _kinds[kind] = type(kind.__name__, (_Asking, kind), {"__module__": kind.__module__, "__doc__": kind.__doc__})
-    return _kinds[kind]
 
 
 def _weight(module: nn.Module) -> torch.Tensor | None:

@@ -33,6 +33,7 @@ from torch import nn
 from torch._C._dynamo.eval_frame import set_eval_frame
 
 from collodion.wire.jobs import Optimization
+from collodion.worker.exchange import behind, put_before
 from collodion.worker.optimize.compile_cache import default_folder, keep_in
 from collodion.worker.optimize.errors import Unsuitable
 from collodion.worker.optimize.observer import Observer
@@ -77,8 +78,7 @@ def compile_blocks(denoiser: nn.Module) -> Optimization:
     _check_compiler(place)
     keep_in(default_folder(place))
     for block in blocks.values():
-        if not isinstance(block, _Repeated):
-            block.__class__ = _asking(type(block))
+        put_before(_Repeated, block)
     counts = Counter(type(block).__name__ for block in blocks.values())
     return Optimization("compile", "regional", ", ".join(f"{count} {name}" for name, count in counts.items()))
 
@@ -186,7 +186,7 @@ class _Code:
         if function is None:
             if self.sealed:
                 self.missed = kind.__name__
-                return kind.__mro__[2].forward(block, *args, **kwargs)
+                return behind(kind).forward(block, *args, **kwargs)
             function = self.functions[kind] = _Function(kind, self._backend, self._most)
         if not self.sealed:
             return function.compiled(block, *args, **kwargs)
@@ -203,8 +203,7 @@ class _Function:
     """A class's `forward`, in a code object and with globals that nothing else has: Dynamo keeps what it makes in these."""
 
     def __init__(self, kind: type[Any], backend: Backend, most: int) -> None:
-        original: Any = kind.__mro__[2]
-        forward = original.forward
+        forward = behind(kind).forward
 
         def call(block: Any, /, *args: Any, **kwargs: Any) -> Any:
             # Not in compiled code, where Dynamo knows the answer: only if its guards do not hold.
@@ -255,15 +254,6 @@ def _through(code: _Code | None) -> Iterator[None]:
         yield
     finally:
         _here.code = before
-
-
-_kinds: dict[type[nn.Module], type[Any]] = {}
-
-
-def _asking(kind: type[nn.Module]) -> type[Any]:
-    if kind not in _kinds:
-        _kinds[kind] = type(kind.__name__, (_Repeated, kind), {"__module__": kind.__module__, "__doc__": kind.__doc__})
-    return _kinds[kind]
 
 
 def _check_compiler(place: torch.device) -> None:
