@@ -127,6 +127,21 @@ def test_one_that_raises_later_fails_alone(beside, drive):
     assert {latent.job for latent in driver.recorder.pictures} == {"b", "long"}
 
 
+def test_one_that_was_dropped_meanwhile_is_not_decoded_again_where_its_batch_raises(beside, drive, caplog):
+    driver = drive(beside)
+    beside.allowed = False
+    begin(driver, a=1, b=1, long=9)
+    rounds(driver, 2)
+    beside.raising, beside.allowed = lambda states: len(states) > 1, True
+    driver.wish([LatentId("b", 0), LatentId("long", 0)])
+    driver.finish()
+    decoded = [what for what in beside.log if what.startswith("decode")]
+    assert decoded == ["decode 2", "decode 1", "decode 1"]  # b and long
+    assert not driver.failures
+    assert [record.message for record in caplog.records] == ["a batch raised; trying its rows one by one"]
+    assert {latent.job for latent in driver.recorder.pictures} == {"b", "long"}
+
+
 def test_a_model_that_leaves_is_not_decoding_any_more(beside, drive):
     driver = drive(beside)
     beside.allowed = False

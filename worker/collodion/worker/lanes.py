@@ -154,7 +154,7 @@ class Lanes:
         def work(tried: list[Latent]) -> None:
             if tried is rows:
                 said.append(advance(hurry))
-            else:
+            elif tried[0].state is not None:  # it was not dropped, nor failed, meanwhile
                 self._decode(tried)
 
         try_rows(rows, work, self._fail)
