@@ -26,6 +26,7 @@ from collodion.worker.families.denoising import Conditioning, Denoising, Evaluat
 from collodion.worker.families.device import Device, memory_errors
 from collodion.worker.families.encoding import PromptEncoder
 from collodion.worker.families.job_reader import JobReader
+from collodion.worker.families.rehearsal import Rehearsal
 from collodion.worker.families.rgb_map import fit_rgb_map, to_rgb
 from collodion.worker.families.start import Start, beginning
 from collodion.worker.families.step_batch import StepBatch, undrawn_if_it_fails
@@ -34,7 +35,6 @@ from collodion.worker.optimize.errors import Unsuitable
 from collodion.worker.optimize.optimized import Optimized
 from collodion.worker.optimize.quantization import stored_bytes
 from collodion.worker.optimize.ready import STEP
-from collodion.worker.optimize.wishes import Compilation
 from collodion.worker.pipeline import Decoded, Encoded, Picture, Stepped
 from collodion.worker.sampling.noise import NoiseSource
 from collodion.worker.sampling.trajectory import Trajectory
@@ -71,11 +71,6 @@ class LatentDiffusion:
         self._device = device
         self._rgb_map = fit_rgb_map(architecture.vae)
         padded = config.reproducible
-        self._max_batch, self._encode_batch, self._decode_batch = (
-            config.max_batch,
-            config.encode_batch,
-            config.decode_batch,
-        )
         self._step_rows = 2 * config.max_batch if padded else 0
         self._encoder = PromptEncoder(
             architecture,
@@ -93,6 +88,7 @@ class LatentDiffusion:
             optimized.observer.squeezed,
         )
         self._cache = self._step_cache(architecture)
+        self._rehearsal = Rehearsal(info, config, optimized)
         self._clean_estimate = CleanEstimate(architecture.pipeline.scheduler)
         self._batches: list[StepBatch] = []
         self._stepped: list[Denoising] = []
@@ -187,36 +183,16 @@ class LatentDiffusion:
 
     @torch.inference_mode()
     def make_ready(self, progress: Callable[[float], None] = lambda _: None) -> None:
-        """Compiles or captures what was planned; on the thread that loads, before anything else is asked of the pipeline.
+        """Compiles or captures what was planned, before anything else is asked of the pipeline; see Rehearsal."""
+        self._rehearsal.run(self, progress)
 
-        Raises Unsuitable if code was to be compiled and none can be.
-        """
-        ready = self._optimized.ready
-        if ready.maker is None:
-            return
-        sizes = self._optimized.plan.sizes or ((self.info.native_width, self.info.native_height),)
-        rows = ready.sizes(self._max_batch * self.info.guided_rows)
-        # Whose modules are opened by the first adapter cannot be captured before it; compiled code reads all, open or not.
-        compiles = self._optimized.plan.compile is not Compilation.OFF
-        variants = (False, True) if compiles else (False,)
-        made = 0
-        with ready.rehearsal():
-            for many in ready.sizes(2 * self._encode_batch) if self._optimized.modules else ():
-                self._encoder.cache.clear()
-                self.encode([self._example(*sizes[0], prompt=str(number)) for number in range(many)])
-            self._encoder.cache.clear()
-            for done, (width, height) in enumerate(sizes):
-                plan = self._example(width, height)
-                state = self.begin(plan, self.encode([plan]).conditioning[0], 0)
-                for number, size in enumerate(rows):
-                    progress((done + number / len(rows)) / len(sizes))
-                    for adapted in variants:
-                        made += self._batch([state], [0], size, adapted).make_ready()
-                for many in ready.sizes(self._decode_batch) if self._optimized.modules else ():
-                    self._decoder.decode([state.trajectory.latent] * many)
-        if compiles and not made:
-            raise Unsuitable("compile=regional: nothing of it could be compiled; the log says why")
-        progress(1.0)
+    def batch_of(self, state: Denoising, rows: int, adapted: bool) -> StepBatch:
+        """See Performer."""
+        return self._batch([state], [0], rows, adapted)
+
+    def forget_texts(self) -> None:
+        """See Performer."""
+        self._encoder.cache.clear()
 
     @torch.inference_mode()
     def tidy(self) -> bool:
@@ -312,13 +288,6 @@ class LatentDiffusion:
     def _padded(self, rows: int) -> int:
         """How many rows a call of the deep part has that is to have so many: nothing of a step cache's is compiled."""
         return self._optimized.ready.size(self._step_rows) if self._step_rows else rows
-
-    def _example(self, width: int, height: int, prompt: str = "") -> SamplingPlan:
-        """A job of one row: calls of any number of rows have the shapes of one with it."""
-        info = self.info
-        return self.prepare(
-            Parameters(info.name, prompt, "", width, height, info.default_steps, info.default_sampler, 1.0, 0, 1)
-        )
 
 
 def _adapted(architecture: Architecture) -> tuple[str, ...]:
