@@ -1,6 +1,7 @@
 """What runs between two evaluations, and what is done once for many."""
 
 import itertools
+import select
 
 from collodion.wire.jobs import LatentId, Stage
 
@@ -150,6 +151,37 @@ def refusing(encode):
         return encode(plans)
 
     return encode_others
+
+
+def test_what_makes_later_batches_faster_holds_up_neither_news_nor_whoever_comes(tiny, drive, spy, monkeypatch):
+    spied = spy(tiny)
+    driver = drive(spied)
+    driver.order("first", steps=1)
+    driver.order("second", steps=2, seed=8)
+    driver.wish([LatentId("first", 0)])
+    rung, done, keep = [], [], driver.recorder.keep
+
+    def kept(latent, picture):
+        keep(latent, picture)
+        driver.outbox.answer()  # whatever was told until now
+
+    def tidy():
+        """There is always something more to do."""
+        rung.append(bool(select.select([driver.outbox], [], [], 0)[0]))
+        driver.outbox.answer()
+        done.append([latent.id.job for latent in driver.outbox.held.latents if latent.stage is Stage.DONE])
+        if len(done) == 1:
+            driver.wish([LatentId("second", 0)])
+        if len(done) == 3:
+            driver.engine.stop()
+        return True
+
+    spied.tidy = tidy
+    monkeypatch.setattr(driver.recorder, "keep", kept)
+    driver.engine.run()
+    assert rung == [True, True, False]
+    assert done[0] == ["first"]
+    assert "second" in done[1]
 
 
 def test_a_step_is_counted_in_rows_of_the_model_call_and_in_latents(tiny, drive):

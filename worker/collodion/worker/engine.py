@@ -86,7 +86,7 @@ class Engine:
     def run(self) -> None:
         """The loop."""
         while not self._stopping:
-            if not self.round() and not self.lanes.rest() and not self._models.tidy():
+            if not self.round() and not self.lanes.rest() and not self._tidy():
                 self._rest()
 
     def round(self) -> bool:
@@ -138,8 +138,11 @@ class Engine:
                 self._prepare(job)
         self._changed = self._changed or bool(arrived or left)
 
+    def _tidy(self) -> bool:
+        self._news.tell(at_rest=True)  # before: it takes as long as some batches, and there may be more of it
+        return self._models.tidy()
+
     def _rest(self) -> None:
-        self._news.tell(at_rest=True)
         with self._condition:
             while not self._woken:
                 self._condition.wait()
