@@ -20,9 +20,9 @@ from written_files import diffusers_file, linear_only  # noqa: E402
 from collodion.worker.adapters.adapters import AdapterBudgets, Adapters  # noqa: E402
 from collodion.worker.optimize.attention import takes_masks, use_attention  # noqa: E402
 from collodion.worker.optimize.errors import Unsuitable  # noqa: E402
-from collodion.worker.optimize.memory_format import use_memory_format  # noqa: E402
+from collodion.worker.optimize.memory_format import lay_channels_last  # noqa: E402
 from collodion.worker.optimize.projections import fuse_projections  # noqa: E402
-from collodion.worker.optimize.wishes import Attention, MemoryFormat  # noqa: E402
+from collodion.worker.optimize.wishes import Attention  # noqa: E402
 
 pytestmark = [
     pytest.mark.gpu,
@@ -138,5 +138,5 @@ def test_fused_projections_have_adapters_by_the_row(tmp_path):
 def test_channels_last_computes_the_same(dtype):
     model, call = denoiser("unet", dtype).to(GPU), call_on_gpu("unet", 3, dtype)
     expected = run(model, call)
-    assert use_memory_format(model, AutoencoderKL(), MemoryFormat.CHANNELS_LAST).value == "channels-last"
+    assert lay_channels_last(model, AutoencoderKL()).value == "channels-last"
     assert far(run(model, call), expected) < BOUND[dtype]

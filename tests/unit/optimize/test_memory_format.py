@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, AutoencoderKLQwenImage
+from diffusers import AutoencoderKL
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -16,13 +16,11 @@ from written_files import diffusers_file, kohya_file, write
 
 from collodion.worker.adapters.adapters import AdapterBudgets, Adapters
 from collodion.worker.optimize.errors import Unsuitable
-from collodion.worker.optimize.memory_format import use_memory_format
+from collodion.worker.optimize.memory_format import lay_channels_last
 from collodion.worker.optimize.projections import fuse_projections
-from collodion.worker.optimize.wishes import MemoryFormat
 from collodion.worker.registry.sharing import SharedWeights
 
 PLENTY = AdapterBudgets(1 << 28, 1 << 28)
-LAST = MemoryFormat.CHANNELS_LAST
 
 
 def autoencoder():
@@ -32,19 +30,12 @@ def autoencoder():
     return made.eval().requires_grad_(False)
 
 
-def film_autoencoder():
-    torch.manual_seed(1)
-    made = AutoencoderKLQwenImage(base_dim=4, z_dim=4, dim_mult=[1, 1], num_res_blocks=1, temperal_downsample=[False])
-    return made.eval().requires_grad_(False)
-
-
 def convolutions(model):
-    return [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Conv3d)]
+    return [module for module in model.modules() if isinstance(module, nn.Conv2d)]
 
 
 def lies_last(weight):
-    last = torch.channels_last if weight.ndim == 4 else torch.channels_last_3d
-    return weight.is_contiguous(memory_format=last)
+    return weight.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_a_unet_and_its_vae_compute_the_same_with_channels_last():
@@ -53,7 +44,7 @@ def test_a_unet_and_its_vae_compute_the_same_with_channels_last():
     latents = torch.randn(2, 4, 8, 8)
     with torch.inference_mode():
         expected, decoded = run(unet, call), vae.decode(latents).sample
-        told = use_memory_format(unet, vae, LAST)
+        told = lay_channels_last(unet, vae)
         assert far(vae.decode(latents).sample, decoded) < 1e-5
     assert far(run(unet, call), expected) < 1e-5
     changed = [sum(max(each.kernel_size) > 1 for each in convolutions(model)) for model in (unet, vae)]
@@ -69,53 +60,27 @@ def test_a_unet_and_its_vae_compute_the_same_with_channels_last():
 
 def test_outputs_of_a_laid_out_convolution_lie_channels_last_whatever_it_is_given():
     unet = denoiser("unet")
-    use_memory_format(unet, autoencoder(), LAST)
+    lay_channels_last(unet, autoencoder())
     with torch.inference_mode():
         assert lies_last(unet.conv_in(torch.randn(2, 4, 8, 8)))
-
-
-def test_a_vae_of_films_is_laid_out_too():
-    unet, vae = denoiser("unet"), film_autoencoder()
-    latents = torch.randn(1, 4, 1, 4, 4)
-    with torch.inference_mode():
-        expected = vae.decode(latents).sample
-        use_memory_format(unet, vae, LAST)
-        assert far(vae.decode(latents).sample, expected) < 1e-5
-    assert all(lies_last(each.weight) for each in convolutions(vae))
-
-
-@pytest.mark.parametrize("kind", [MemoryFormat.AUTO, MemoryFormat.CONTIGUOUS])
-def test_nothing_is_laid_out_unless_it_is_asked_for(kind):
-    unet = denoiser("unet")
-    addresses = [parameter.data_ptr() for parameter in unet.parameters()]
-    assert use_memory_format(unet, autoencoder(), kind).value == "contiguous"
-    assert [parameter.data_ptr() for parameter in unet.parameters()] == addresses
 
 
 @pytest.mark.parametrize("name", ["sd3", "flux", "qwen", "z_image"])
 def test_a_transformer_is_refused(name):
     vae = autoencoder()
     with pytest.raises(Unsuitable, match="the denoiser is a transformer"):
-        use_memory_format(denoiser(name), vae, LAST)
+        lay_channels_last(denoiser(name), vae)
     assert not any(lies_last(each.weight) for each in convolutions(vae) if max(each.kernel_size) > 1)
-
-
-def test_a_vae_may_be_laid_out_alone():
-    vae = autoencoder()
-    told = use_memory_format(None, vae, LAST)
-    counts = [sum(max(each.kernel_size) > 1 for each in convolutions(vae)), len(convolutions(vae))]
-    assert told.detail.startswith(f"{counts[0]} of {counts[1]} convolutions of the VAE;")
-    assert all(lies_last(each.weight) for each in convolutions(vae))
 
 
 def test_models_that_share_weights_go_on_sharing_them():
     shared, unet = SharedWeights(), denoiser("unet")
     shared.keep("file", unet)
-    told = use_memory_format(unet, autoencoder(), LAST)
+    told = lay_channels_last(unet, autoencoder())
     addresses = [parameter.data_ptr() for parameter in unet.parameters()]
     other = shared.find("file")
     assert other is not None
-    assert use_memory_format(other, autoencoder(), LAST) == told
+    assert lay_channels_last(other, autoencoder()) == told
     assert all(one is another for one, another in zip(unet.parameters(), other.parameters(), strict=True))
     assert [parameter.data_ptr() for parameter in other.parameters()] == addresses  # captured graphs read them there
 
@@ -124,7 +89,7 @@ def test_weights_that_were_made_in_inference_mode_are_laid_out():
     with torch.inference_mode():
         unet, vae = denoiser("unet"), autoencoder()
         expected = run(unet, call_of("unet", 2))
-        use_memory_format(unet, vae, LAST)
+        lay_channels_last(unet, vae)
         assert far(run(unet, call_of("unet", 2)), expected) < 1e-5
     assert far(run(unet, call_of("unet", 2)), expected) < 1e-5
 
@@ -160,7 +125,7 @@ def test_every_row_has_its_own_adapters_of_convolutions(every_row, fused, tmp_pa
         ([[(c, 0.5)]] * 2, {}),
     ]
     plain, laid = denoiser("unet"), denoiser("unet")
-    use_memory_format(laid, autoencoder(), LAST)
+    lay_channels_last(laid, autoencoder())
     if fused:
         fuse_projections(laid)
     both = [(model, Adapters({"unet": model}, PLENTY, every_row=every_row)) for model in (plain, laid)]

@@ -86,7 +86,7 @@ class Selection:
     def tensors(self) -> dict[str, torch.Tensor] | None:
         """By name, what of it differs between batches of the same shape; None if more does, or it was chosen without `ranks`."""
         named: dict[str, torch.Tensor] = {}
-        if any(change.merges for _, change in self.changes):
+        if self.merges:
             return None
         for segment, product in self.products.items():
             if not isinstance(product, Gathered):

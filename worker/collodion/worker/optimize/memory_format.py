@@ -12,27 +12,23 @@ from collodion.wire.jobs import Optimization
 from collodion.worker.optimize.errors import Unsuitable
 from collodion.worker.optimize.wishes import MemoryFormat
 
-_FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
-"""By the axes of the weights: convolutions over pictures, and over films."""
 
-
-def use_memory_format(denoiser: nn.Module | None, vae: nn.Module, memory_format: MemoryFormat) -> Optimization:
-    """Lays the weights of both models' convolutions so; of the VAE's alone if the denoiser is None. `auto` leaves them as they were read.
+def lay_channels_last(denoiser: nn.Module, vae: nn.Module) -> Optimization:
+    """Lays the weights of both models' convolutions so.
 
     Before adapters are attached or after. Raises Unsuitable if the denoiser has no convolution that would read its neighbours.
     """
-    if memory_format is not MemoryFormat.CHANNELS_LAST:
-        return Optimization("memory_format", MemoryFormat.CONTIGUOUS.value, "as they were read")
-    if denoiser is not None and not any(_overlaps(module) for module in denoiser.modules()):
+    if not any(_overlaps(module) for module in denoiser.modules()):
         raise Unsuitable(
             "memory_format=channels-last: the denoiser is a transformer, without convolutions that gain by it"
         )
-    said = [_said(what, model) for what, model in (("denoiser", denoiser), ("VAE", vae)) if model is not None]
-    return Optimization("memory_format", memory_format.value, ", ".join(said) + "; those of one pixel lie both ways")
+    said = f"{_lay_all('denoiser', denoiser)}, {_lay_all('VAE', vae)}; those of one pixel lie both ways"
+    return Optimization("memory_format", MemoryFormat.CHANNELS_LAST.value, said)
 
 
-def _said(what: str, model: nn.Module) -> str:
-    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Conv3d)]
+def _lay_all(what: str, model: nn.Module) -> str:
+    """Says how many that were."""
+    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
     laid = [_lay(convolution.weight) for convolution in convolutions]
     return f"{sum(laid)} of {len(convolutions)} convolutions of the {what}"
 
@@ -46,8 +42,7 @@ def _overlaps(module: nn.Module) -> bool:
 
 def _lay(weight: torch.Tensor) -> bool:
     """Whether it lies channels last now, and in no other way: weights of one pixel lie in both."""
-    wanted = _FORMATS[weight.ndim]
-    if not weight.is_contiguous(memory_format=wanted):
+    if not weight.is_contiguous(memory_format=torch.channels_last):
         with torch.inference_mode(weight.is_inference()), torch.no_grad():
-            weight.data = weight.to(memory_format=wanted)
+            weight.data = weight.to(memory_format=torch.channels_last)
     return not weight.is_contiguous()

@@ -34,11 +34,6 @@ class ReadyModule:
         finally:
             self._changed = None
 
-    def make_ready(self, *arguments: Any, **options: Any) -> None:
-        """Makes calls of these shapes ready."""
-        signature, function, tensors, _ = self._read(arguments, options)
-        self._ready.make(signature, function, tensors)
-
     def _call(self, *arguments: Any, **options: Any) -> Any:
         signature, function, tensors, rows = self._read(arguments, options)
         if self._changed is not None:

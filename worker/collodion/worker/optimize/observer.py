@@ -8,7 +8,7 @@ class Observer(Protocol):
     """For one model. Any thread."""
 
     def fell_back(self, reason: str) -> None:
-        """A call ran eagerly though it should not have. reason: one of a few words, such as "not_captured"."""
+        """A call ran eagerly though it should not have. reason: one of a few words, such as "not_ready"; docs/metrics.md has all."""
 
     def made_ready(self, what: str, seconds: float) -> None:
         """Shapes were made ready: "compiled" or "captured"."""

@@ -86,9 +86,9 @@ class Optimized:
 
             yield quantize(denoiser, plan.quantize, place)
         if plan.memory_format is not MemoryFormat.CONTIGUOUS:
-            from collodion.worker.optimize.memory_format import use_memory_format
+            from collodion.worker.optimize.memory_format import lay_channels_last
 
-            yield use_memory_format(denoiser, architecture.pipeline.vae, plan.memory_format)
+            yield lay_channels_last(denoiser, architecture.pipeline.vae)
         if plan.fuse_qkv:
             from collodion.worker.optimize.projections import fuse_projections
 
