@@ -10,7 +10,7 @@ from tiny_models import autoencoder
 from tiny_qwen_models import qwen_image
 from torch.profiler import ProfilerActivity, profile
 
-from collodion.worker.families import tiles
+from collodion.worker.families import tiles, vae_memory
 from collodion.worker.families.qwen_image import FilmVae
 from collodion.worker.families.tiles import Tiling, decoded_in_tiles
 from collodion.worker.families.vae import Vae
@@ -19,6 +19,7 @@ from collodion.worker.optimize.errors import Unsuitable
 from collodion.worker.optimize.wishes import VaeMemory
 
 PLENTY = 1 << 50
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -337,5 +338,12 @@ def test_counting_takes_no_memory_and_leaves_the_decoder_as_it_is(vae):
     assert bool((vae.decode(latents(1)) == before).all())
 
 
-def test_there_is_memory_left_on_this_machine():
-    assert 1 << 20 < free_bytes(torch.device("cpu")) < 1 << 62
+def test_memory_is_what_the_machine_has_left_or_the_limit_of_a_container(tmp_path, monkeypatch):
+    monkeypatch.setattr(vae_memory, "_CONTAINER", tmp_path)
+    (tmp_path / "memory.current").write_text("700000\n")
+    (tmp_path / "memory.stat").write_text("anon 3\ninactive_file 5000\n")
+    for limit, left in (("1000000\n", 305_000), ("600000\n", 0)):
+        (tmp_path / "memory.max").write_text(limit)
+        assert free_bytes(CPU) == left
+    (tmp_path / "memory.max").write_text("max\n")
+    assert 1 << 20 < free_bytes(CPU) < 1 << 62

@@ -37,6 +37,7 @@ _SPARE = 1.35  # of what is counted: within layers, on a CPU, 1.25 to 1.30 of it
 _PIXEL_BYTES = 3 * 4 * 4  # of a picture while it becomes one of 8 bits: three channels, four tensors of float32
 _COUNTED_SIDE = 64  # latent pixels on which memory is counted: padding weighs no more than in a real latent
 _MEMINFO = Path("/proc/meminfo")
+_CONTAINER = Path("/sys/fs/cgroup")
 
 
 class Way(NamedTuple):
@@ -204,11 +205,26 @@ def free_bytes(place: torch.device) -> int:
     if place.type == "cuda":
         free, _ = torch.cuda.mem_get_info(place)
         return free + torch.cuda.memory_reserved(place) - torch.cuda.memory_allocated(place)
-    for line in _MEMINFO.read_text().splitlines() if _MEMINFO.is_file() else ():
-        name, _, value = line.partition(":")
-        if name == "MemAvailable":
-            return int(value.split()[0]) << 10
-    return 1 << 62
+    return min(_numbers_in(_MEMINFO).get("MemAvailable:", 1 << 52) << 10, _left_to_the_container())
+
+
+def _left_to_the_container() -> int:
+    """What its limit leaves it, if it has one: beyond that the process is killed. Pages of files would make room."""
+    limit = _file_text(_CONTAINER / "memory.max")
+    if not limit.isdigit():
+        return 1 << 62
+    taken = int(_file_text(_CONTAINER / "memory.current") or 0)
+    return max(0, int(limit) - taken + _numbers_in(_CONTAINER / "memory.stat").get("inactive_file", 0))
+
+
+def _numbers_in(file: Path) -> dict[str, int]:
+    """Of a file that has a name and a number in each line; none if there is no such file."""
+    lines = (line.split() for line in _file_text(file).splitlines())
+    return {words[0]: int(words[1]) for words in lines if len(words) > 1 and words[1].isdigit()}
+
+
+def _file_text(file: Path) -> str:
+    return file.read_text().strip() if file.is_file() else ""
 
 
 class _FusedAttention(TorchFunctionMode):
