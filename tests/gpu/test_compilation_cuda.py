@@ -11,13 +11,14 @@ import pytest
 torch = pytest.importorskip("torch")
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "adapters"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "optimize"))
 
+from replaying import Notes  # noqa: E402
 from tiny_pipelines import MADE, inputs  # noqa: E402
 from written_files import diffusers_file  # noqa: E402
 
 from collodion.worker.adapters.adapters import AdapterBudgets, Adapters  # noqa: E402
 from collodion.worker.optimize.compilation import BlockCompiler, compile_blocks, repeated_blocks  # noqa: E402
-from collodion.worker.optimize.observer import Unobserved  # noqa: E402
 from collodion.worker.optimize.ready import STEP, Signature  # noqa: E402
 
 pytestmark = [
@@ -29,14 +30,6 @@ pytestmark = [
 
 ROWS, RANKS = 4, 8
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
-
-
-class Heard(Unobserved):
-    def __init__(self):
-        self.reasons = []
-
-    def fell_back(self, reason):
-        self.reasons.append(reason)
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +64,7 @@ def difference(one, other):
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("name", MADE)
 def test_compiled_blocks_compute_what_eager_ones_do(name, dtype):
-    denoiser, heard = denoiser_of(name, dtype), Heard()
+    denoiser, heard = denoiser_of(name, dtype), Notes()
     compile_blocks(denoiser)
     call = moved(inputs(name, ROWS), dtype)
     function, tensors = calling(denoiser, call)
@@ -79,11 +72,11 @@ def test_compiled_blocks_compute_what_eager_ones_do(name, dtype):
     with torch.inference_mode():
         expected = function(tensors)["out"]
     assert difference(made(function, tensors)["out"], expected) < TOLERANCE[dtype]
-    assert heard.reasons == []
+    assert heard.fallbacks == []
 
 
 def test_a_cuda_graph_holds_compiled_blocks():
-    denoiser, heard = denoiser_of("sd1", torch.float32), Heard()
+    denoiser, heard = denoiser_of("sd1", torch.float32), Notes()
     compile_blocks(denoiser)
     function, tensors = calling(denoiser, moved(inputs("sd1", ROWS), torch.float32))
     made = BlockCompiler(denoiser, heard).make(Signature.of(STEP, None, tensors), function, tensors)
@@ -103,11 +96,11 @@ def test_a_cuda_graph_holds_compiled_blocks():
                 tensor.copy_(fresh[name])
             graph.replay()
             assert difference(out, function(fresh)["out"]) < 1e-4
-    assert heard.reasons == []
+    assert heard.fallbacks == []
 
 
 def test_adapters_come_and_go_without_another_kernel(tmp_path):
-    denoiser, heard = denoiser_of("sd1", torch.float32), Heard()
+    denoiser, heard = denoiser_of("sd1", torch.float32), Notes()
     adapters = Adapters({"unet": denoiser}, AdapterBudgets(1 << 24, 1 << 24))
     compile_blocks(denoiser)
     adapters.fix("unet", repeated_blocks(denoiser))
@@ -131,4 +124,4 @@ def test_adapters_come_and_go_without_another_kernel(tmp_path):
         selection = adapters.select("unet", rows)
         with torch.inference_mode():
             assert difference(compiled, function(tensors)["out"]) < 1e-4
-    assert heard.reasons == []
+    assert heard.fallbacks == []

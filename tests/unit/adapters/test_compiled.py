@@ -1,7 +1,9 @@
 """Compiled models: adapters come, go and change without anything being compiled again, if so many ranks are gathered whoever is there."""
 
 import os
+import sys
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,8 +15,11 @@ from written_files import attention_only, diffusers_file, factors, linear_only, 
 from collodion.worker.adapters.adapters import AdapterBudgets, Adapters
 from collodion.worker.adapters.sites import Segment
 from collodion.worker.optimize.compilation import BlockCompiler, compile_blocks, repeated_blocks
-from collodion.worker.optimize.observer import Unobserved
 from collodion.worker.optimize.ready import STEP, Signature
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "optimize"))
+
+from replaying import Notes
 
 RANKS = 16
 
@@ -93,14 +98,6 @@ def test_what_was_captured_with_one_selection_runs_with_the_adapters_of_another(
     assert adapters.select("unet", [(), ()]).tensors() == {}
 
 
-class Heard(Unobserved):
-    def __init__(self):
-        self.reasons = []
-
-    def fell_back(self, reason):
-        self.reasons.append(reason)
-
-
 class Compiled:
     """A denoiser whose blocks are compiled, with so many ranks for each of its rows, and without any; and adapters for it."""
 
@@ -108,7 +105,7 @@ class Compiled:
         self.adapters = Adapters({"unet": denoiser}, AdapterBudgets(budget, 1 << 22))
         compile_blocks(denoiser)
         self.adapters.fix("unet", repeated_blocks(denoiser))
-        self.heard = Heard()
+        self.heard = Notes()
         self.call, self._rows, self._selection, self._denoiser = call, rows, None, denoiser
         maker = BlockCompiler(denoiser, self.heard, backend)
         self.bare = maker.make(Signature.of(STEP, None, call), self._run, call)
@@ -171,7 +168,7 @@ def test_adapters_of_any_modules_come_and_go_without_a_block_being_compiled_agai
     for rows in ([(), (keys,), ()], [(all_,), (all_,), (all_,)], [(), (), ()]):
         assert compiled.differences(*rows) < 1e-5
     assert counter.frame_count == count
-    assert compiled.heard.reasons == []
+    assert compiled.heard.fallbacks == []
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -185,7 +182,7 @@ def test_an_adapter_that_is_no_product_runs_eagerly_and_is_counted(tmp_path):
     whole = compiled.adapters.load(write(tmp_path / "whole.safetensors", tensors)).at(0.5)
     assert compiled.adapters.select("unet", [(whole,), ()], ranks=RANKS).merges
     assert compiled.differences((whole,), ()) < 1e-5
-    assert compiled.heard.reasons == ["recompile"]
+    assert compiled.heard.fallbacks == ["recompile"]
     assert not compiled.adapters.select("unet", [(), ()], ranks=RANKS).merges
 
 
@@ -251,4 +248,4 @@ def test_compiled_kernels_gather_what_each_row_has(tmp_path):
         [(uses[2],), (uses[2],), (uses[2],)],
     ):
         assert compiled.differences(*rows) < 1e-5
-    assert compiled.heard.reasons == []
+    assert compiled.heard.fallbacks == []

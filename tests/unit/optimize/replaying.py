@@ -2,6 +2,8 @@
 
 from contextlib import nullcontext
 
+from collodion.worker.optimize.observer import Unobserved
+
 
 class Replayed:
     static = True
@@ -46,7 +48,7 @@ class Replaying:
         return nullcontext()
 
 
-class Notes:
+class Notes(Unobserved):
     """An Observer that remembers."""
 
     def __init__(self):
@@ -63,9 +65,3 @@ class Notes:
 
     def reused(self, evaluations):
         self.reuses += evaluations
-
-    def read(self, encoded, cached):
-        pass
-
-    def squeezed(self, how):
-        pass

@@ -17,12 +17,13 @@ from collodion.worker.optimize import compilation
 from collodion.worker.optimize.compilation import BlockCompiler, compile_blocks, repeated_blocks
 from collodion.worker.optimize.compile_cache import default_folder, keep_in
 from collodion.worker.optimize.errors import Unsuitable
-from collodion.worker.optimize.observer import Unobserved
 from collodion.worker.optimize.ready import STEP, Signature
 
+sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "adapters"))
 
 import tiny_pipelines
+from replaying import Notes
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -50,20 +51,6 @@ class Model(nn.Module):
         for block in self.blocks:
             hidden = block(hidden, scale=self.scale)
         return hidden
-
-
-class Heard(Unobserved):
-    """An observer that remembers."""
-
-    def __init__(self):
-        self.reasons = []
-        self.recompilations = 0
-
-    def fell_back(self, reason):
-        self.reasons.append(reason)
-
-    def recompiled(self):
-        self.recompilations += 1
 
 
 class Made:
@@ -98,7 +85,7 @@ def kernels(tmp_path_factory):
 
 @pytest.fixture
 def heard():
-    return Heard()
+    return Notes()
 
 
 def model(count=3):
@@ -124,7 +111,7 @@ def test_one_compiled_code_serves_all_blocks_that_are_alike(heard):
     made = Made(BlockCompiler(denoiser, heard, counter), function_of(denoiser), rows(2))
     assert torch.equal(made(rows(2))["out"], expected)
     assert made.graphs == counter.frame_count == 1
-    assert not heard.reasons
+    assert not heard.fallbacks
 
 
 def test_its_blocks_are_counted_and_its_weights_keep_their_names():
@@ -151,7 +138,7 @@ def test_calls_that_are_not_made_ready_compile_nothing(heard):
         function(rows(2))
     assert counter.frame_count == 1
     assert torch.equal(made(rows(2))["out"], denoiser(rows(2)["hidden"]))
-    assert not heard.reasons
+    assert not heard.fallbacks
 
 
 def test_within_a_compiled_call_a_part_can_be_eager(heard):
@@ -184,10 +171,10 @@ def test_what_the_guards_turn_away_runs_eagerly_and_is_counted_once_a_call(heard
         assert torch.equal(made({"hidden": hidden})["out"], expected)
     denoiser.scale = 2.0
     made(rows(2))
-    assert heard.reasons == ["recompile"] * 3
+    assert heard.fallbacks == ["recompile"] * 3
     denoiser.scale = 1.0
     made(rows(2))
-    assert heard.reasons == ["recompile"] * 3
+    assert heard.fallbacks == ["recompile"] * 3
     assert counter.frame_count == 1
     assert heard.recompilations == 0
 
@@ -202,7 +189,7 @@ def test_any_number_of_shapes_is_made_ready_whatever_dynamo_allows_for_one_funct
         assert torch.equal(one(rows(count))["out"], denoiser(rows(count)["hidden"]))
         assert one.graphs == 1
     assert counter.frame_count == len(made)
-    assert not heard.reasons
+    assert not heard.fallbacks
 
 
 def test_a_block_that_never_runs_with_the_same_shapes_is_refused_and_not_half_compiled(heard):
@@ -276,7 +263,7 @@ def test_one_thread_steps_what_is_compiled_and_what_is_not_while_another_traces(
     counter = CompileCounter()
     made = Made(BlockCompiler(stepped, heard, counter), function_of(stepped), rows(2))
     loaded = []
-    loader = BlockCompiler(loading, Heard(), "aot_eager")
+    loader = BlockCompiler(loading, Notes(), "aot_eager")
     thread = threading.Thread(target=lambda: loaded.append(Made(loader, function_of(loading), rows(2))))
     thread.start()
     try:
@@ -288,7 +275,7 @@ def test_one_thread_steps_what_is_compiled_and_what_is_not_while_another_traces(
         go_on.set()
         thread.join(BOUND_S)
     assert torch.equal(loaded[0](rows(2))["out"], loading(rows(2)["hidden"]))
-    assert (counter.frame_count, heard.reasons) == (1, [])
+    assert (counter.frame_count, heard.fallbacks) == (1, [])
 
 
 def test_code_that_one_thread_compiled_runs_in_another(heard):
@@ -300,7 +287,7 @@ def test_code_that_one_thread_compiled_runs_in_another(heard):
     thread.start()
     thread.join(BOUND_S)
     assert torch.equal(made[0](rows(2))["out"], denoiser(rows(2)["hidden"]))
-    assert not heard.reasons
+    assert not heard.fallbacks
 
 
 def test_a_model_that_is_let_go_leaves_nothing_behind(heard):
@@ -437,7 +424,7 @@ def test_compiled_pictures_are_those_of_the_eager_model(name, heard):
             drawn = pictures(denoiser, made, name, guided)
         assert (drawn - expected).abs().max() <= 1e-4 * expected.abs().max()
     assert counters["stats"]["unique_graphs"] == compiled
-    assert (heard.reasons, heard.recompilations) == ([], 0)
+    assert (heard.fallbacks, heard.recompilations) == ([], 0)
     files = list(Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]).rglob("*"))
     assert any(file.suffix == ".so" for file in files)
     assert not [file for file in files if "fxgraph" in file.parts or "aotautograd" in file.parts]
