@@ -7,9 +7,10 @@ nothing is added. The same name draws the same numbers in whatever precision, so
 import json
 import math
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from types import MappingProxyType
+from typing import Any
 
 import torch
 
@@ -21,20 +22,6 @@ from engine_bench.recipes import Recipe
 
 _CONFIG_FILES = {"Scheduler": "scheduler_config.json", "Tokenizer": "tokenizer_config.json"}
 _LETTERS = "▁,.'-abcdefghijklmnopqrstuvwxyz0123456789"
-
-
-class Parts(Protocol):
-    """How a pipeline's parts come to a device: `collodion.worker.registry.loading.load_parts`, or `random_parts`."""
-
-    def __call__(
-        self,
-        source: ModelSource,
-        dtype: torch.dtype,
-        place: torch.device,
-        shared: Any = None,
-        progress: Callable[[float], None] = ...,
-    ) -> dict[str, Any]:
-        """Every part by its name."""
 
 
 def write_configs(recipe: Recipe, folder: Path, name: str) -> ModelSource:
@@ -56,12 +43,13 @@ def random_parts(
     place: torch.device,
     shared: Any = None,  # noqa: ARG001 - as load_parts has it; what is drawn is nobody else's
     progress: Callable[[float], None] = lambda _: None,
+    dtypes: Mapping[str, torch.dtype] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """Every part of the pipeline by its name: modules in eval mode on `place`, tokenizers, scheduler. Raises MemoryError."""
+    """See `collodion.worker.registry.loading.load_parts`; the weights are drawn. Raises MemoryError."""
     configs = configs_of(source)
     parts: dict[str, Any] = {}
     for number, part in enumerate(source.parts, start=1):
-        parts[part.name] = _part(part, dict(configs[part.name]), dtype, place)
+        parts[part.name] = _part(part, dict(configs[part.name]), dtypes.get(part.name, dtype), place)
         progress(number / len(source.parts))
     return parts
 

@@ -5,18 +5,17 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import msgspec
 import torch
 
 from collodion.wire.jobs import Optimization, Parameters
 from collodion.worker.config import WorkerConfig
-from collodion.worker.families import loading
 from collodion.worker.families.adapter_files import AdapterFiles
 from collodion.worker.families.device import choose_device
 from collodion.worker.families.latent_diffusion import LatentDiffusion
 from collodion.worker.families.loading import Loading
+from collodion.worker.registry.loading import ReadParts
 from engine_bench.clocks import Clock, Stamps
 from engine_bench.columns import Column
 from engine_bench.drawing import Drawn, NotFinite, nothing
@@ -40,9 +39,8 @@ class OurSide:
         began = time.perf_counter()
         device = choose_device(config)
         self.place = device.place
-        made = Loading(config, device, AdapterFiles(), lambda _: self.events)
-        with patch.object(loading, "load_parts", self._timed(subject)):
-            self.pipeline: LatentDiffusion = made.load(subject.source, lambda _: None)
+        made = Loading(config, device, AdapterFiles(), lambda _: self.events, self._timed(subject))
+        self.pipeline: LatentDiffusion = made.load(subject.source, lambda _: None)
         self.start_s = time.perf_counter() - began - self.parts_s
 
     @property
@@ -111,7 +109,7 @@ class OurSide:
         """See Contestant."""
         self.pipeline.close()
 
-    def _timed(self, subject: Subject) -> Any:
+    def _timed(self, subject: Subject) -> ReadParts:
         def parts(*arguments: Any, **named: Any) -> dict[str, Any]:
             began = time.perf_counter()
             made = subject.parts(*arguments, **named)

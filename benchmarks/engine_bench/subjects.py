@@ -14,8 +14,8 @@ from collodion.worker.families.architecture import Architecture
 from collodion.worker.families.catalog import architecture_of
 from collodion.worker.models import EMBEDDED
 from collodion.worker.registry import ModelSource, ModelUnusable, read_model
-from collodion.worker.registry.loading import load_parts
-from engine_bench.built import Parts, random_parts, write_configs
+from collodion.worker.registry.loading import ReadParts, load_parts
+from engine_bench.built import random_parts, write_configs
 from engine_bench.recipes import RECIPES, recipe
 
 SAMPLER = "euler"
@@ -39,7 +39,7 @@ class Subject:
 
     name: str
     source: ModelSource
-    parts: Parts
+    parts: ReadParts
     random: bool
     size: tuple[int, int]
     steps: int
@@ -88,7 +88,7 @@ def subject_of(
     name, equals, path = word.partition("=")
     if equals or name == "shapes":
         source = read_model(Path(path).expanduser() if equals else EMBEDDED, name, {})
-        parts: Parts = load_parts
+        parts: ReadParts = load_parts
     elif name in RECIPES:
         source, parts = write_configs(recipe(name), folder / name, name), random_parts
     else:

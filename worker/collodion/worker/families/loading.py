@@ -26,7 +26,7 @@ from collodion.worker.optimize.plan import Plan, dtype_of, resolve
 from collodion.worker.optimize.precision import vae_dtype
 from collodion.worker.optimize.wishes import check, wish_for
 from collodion.worker.registry import ModelSource, ModelUnusable, configs_of
-from collodion.worker.registry.loading import load_parts
+from collodion.worker.registry.loading import ReadParts, load_parts
 from collodion.worker.registry.modules import quieten
 from collodion.worker.registry.sharing import SharedWeights
 from collodion.worker.uploads import Uploads
@@ -42,7 +42,12 @@ class Loading:
     """
 
     def __init__(
-        self, config: WorkerConfig, device: Device, adapters: AdapterFiles, observer_for: ObserverFor = unobserved
+        self,
+        config: WorkerConfig,
+        device: Device,
+        adapters: AdapterFiles,
+        observer_for: ObserverFor = unobserved,
+        read: ReadParts = load_parts,
     ) -> None:
         quieten()
         check(config.optimize)
@@ -50,6 +55,7 @@ class Loading:
         self._device = device
         self._adapters = adapters
         self._observer_for = observer_for
+        self._read = read
         self._uploads = Uploads(DirectoryStore(config.artifacts))
         # By what is done to weights after they were read.
         self._shared: defaultdict[object, SharedWeights] = defaultdict(SharedWeights)
@@ -76,7 +82,7 @@ class Loading:
         reading = 1.0 if not plan.makes_ready else _READING
         dtypes = {"vae": vae_dtype(plan.vae_dtype, plan.dtype, configs_of(source)["vae"], place)}
         shared = self._shared[plan.weights]
-        parts = load_parts(source, plan.dtype, place, shared, lambda done: progress(reading * done), dtypes)
+        parts = self._read(source, plan.dtype, place, shared, lambda done: progress(reading * done), dtypes)
         made = architecture(_pipeline(architecture, source, parts))
         try:
             optimized = Optimized(made, plan, place, self._observer_for(source.name))

@@ -6,7 +6,7 @@ The CUDA path was written without a GPU at hand.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import torch
@@ -33,6 +33,21 @@ _OF_NONE: Mapping[str, torch.dtype] = {}
 
 Progress = Callable[[float], None]
 """Told how much is loaded, 0 to 1, always growing; called on the loading thread."""
+
+
+class ReadParts(Protocol):
+    """`load_parts`, or what stands for it where weights come from elsewhere: benchmarks make random ones."""
+
+    def __call__(
+        self,
+        source: ModelSource,
+        dtype: torch.dtype,
+        place: torch.device,
+        shared: SharedWeights | None = None,
+        progress: Progress = ...,
+        dtypes: Mapping[str, torch.dtype] = ...,
+    ) -> dict[str, Any]:
+        """See load_parts."""
 
 
 def load_parts(
