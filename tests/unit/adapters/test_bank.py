@@ -12,7 +12,7 @@ from written_files import attention_only, diffusers_file
 
 from collodion.worker.adapters import adapters as module
 from collodion.worker.adapters.adapters import AdapterBudgets, Adapters
-from collodion.worker.adapters.pool import PAGE
+from collodion.worker.adapters.pool import PAGE, Pool
 from collodion.worker.registry.errors import ModelUnusable
 
 HOST = 1 << 30
@@ -179,6 +179,55 @@ def test_every_batch_is_right_in_a_long_history_of_comings_and_goings(components
             out = denoise(other, CALL)
         assert torch.allclose(out, run(generous, components, *theirs), atol=1e-5)
     assert tight.bank.epoch > 20
+
+
+class Short:
+    """Takes the place of `Pool.resize`: memory ends after so many calls, until there is enough again."""
+
+    def __init__(self, monkeypatch):
+        self._resize, self.left = Pool.resize, None
+        monkeypatch.setattr(Pool, "resize", lambda pool, *how: self(pool, *how))
+
+    def __call__(self, pool, *how):
+        if self.left is not None:
+            self.left -= 1
+            if self.left < 0:
+                raise MemoryError
+        self._resize(pool, *how)
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+@pytest.mark.parametrize("left", [0, 1, 3])
+def test_memory_that_ends_while_pools_grow_or_shrink_spoils_nobody(
+    left, fixed, components, files, tmp_path, monkeypatch
+):
+    wide = diffusers_file(tmp_path / "wide.safetensors", components, rank=PAGE, seed=9, wanted=unet_convolutions)
+    adapters = Adapters(components, AdapterBudgets(HOST, HOST))
+    if fixed:
+        adapters.fix("unet", ["mid_block", "down_blocks", "up_blocks"])
+    uses = [adapters.load(file).at(1.0) for file in (*files[:4], wide)]
+    expected = [run(adapters, components, (use,)) for use in uses]
+    adapters.bank.clear()
+    assert torch.equal(run(adapters, components, (uses[0],)), expected[0])
+    short = Short(monkeypatch)
+    for grow in (True, False):
+        moves, short.left = adapters.bank.moves, left
+        with pytest.raises(MemoryError):
+            adapters.select("unet", [tuple(uses)]) if grow else shrink(adapters)
+        assert adapters.bank.moves > moves  # who has captured addresses is told, though only some have changed
+        short.left = None
+        for ranks in (0, 16):
+            for use, alone in zip(uses, expected, strict=True):
+                with torch.inference_mode(), adapters.applied(adapters.select("unet", [(use,)], ranks=ranks)):
+                    drawn = denoise(components, {name: value[:1] for name, value in CALL.items()})
+                assert torch.allclose(drawn, alone, atol=1e-5)
+
+
+def shrink(adapters):
+    """Gives back what one of those that are resident has."""
+    with torch.inference_mode(False), torch.no_grad():
+        adapters.bank._drop(*next(iter(adapters.bank._residents)))
+        adapters.bank._compact()
 
 
 def test_adapters_that_nobody_uses_leave_host_memory_when_others_come(components, files):

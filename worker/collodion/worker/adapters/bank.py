@@ -9,7 +9,7 @@ that is resident changes its module.
 2. `allocated` never exceeds the budget. Pools grow in powers of two while the budget allows it, and exactly as needed then. Pages that
    were freed in one segment are moved to another by `_compact`.
 3. `epoch` changes whenever a page has another meaning: selections are worked out again then. `moves` changes whenever a pool has another
-   address: a CUDA graph that was captured before has to be captured again.
+   address: a CUDA graph that was captured before has to be captured again. Both before it happens: memory may end on the way.
 4. Compiled code reads the pools of all modules that were fixed (`fix`); zeros stand in for those that are closed. All of a
    segment read the same few, which the budget does not know.
 
@@ -140,8 +140,7 @@ class Bank:
         with torch.inference_mode(False), torch.no_grad():
             for place in self._fixed:
                 self._stand_in(place)
-        self.epoch += 1
-        self.moves += 1
+        self._note_move()
 
     def fixed(self, component: str) -> Collection[Segment]:
         """The segments of the modules that were fixed."""
@@ -154,10 +153,17 @@ class Bank:
         fixed = (site for place, sites in self._fixed.items() if place.component == component for site in sites)
         return (opened | dict.fromkeys(fixed)).keys()
 
-    def _stand_in(self, place: Place) -> None:
-        """Closed pools that compiled code reads have as many pages as the open ones, so that one list of numbers serves for all."""
+    def _note_move(self) -> None:
+        self.epoch += 1
+        self.moves += 1
+
+    def _stand_in(self, place: Place, room: int = _LEAST) -> None:
+        """Closed pools that compiled code reads have as many pages as the open ones, so that one list of numbers serves for all.
+
+        room: that the open ones are going to have.
+        """
         sites = self._fixed.get(place, ())
-        room = max(self._shelves.get(place, Shelf()).room, _LEAST)
+        room = max(self._shelves.get(place, Shelf()).room, room)
         size = room * PAGE * max((max(site.pool.widths) for site in sites), default=0)
         zeros: dict[torch.dtype, torch.Tensor] = {}
         for site in sites:
@@ -249,41 +255,56 @@ class Bank:
 
     def _compact(self) -> None:
         """Gives back all free pages, and the pools that no adapter reads."""
-        for place, shelf in self._shelves.items():
-            for site in [site for site, count in shelf.readers.items() if not count]:
-                site.pool.close()
-                del shelf.readers[site]
-            if not shelf.readers:
-                shelf.room, shelf.free = 0, set()
-                continue
-            if not shelf.free:
-                continue
-            kept = [page for page in range(shelf.room) if page not in shelf.free]
-            renamed = {page: number for number, page in enumerate(kept)}
-            for (component, _), resident in self._residents.items():
-                if component == place.component and place.segment in resident.pages:
-                    resident.pages[place.segment] = [renamed[page] for page in resident.pages[place.segment]]
+        self._note_move()
+        try:
+            for place in list(self._shelves):
+                self._compact_shelf(place)
+        finally:
+            for place in self._fixed:
+                self._stand_in(place)
+
+    def _compact_shelf(self, place: Place) -> None:
+        shelf = self._shelves[place]
+        for site in [site for site, count in shelf.readers.items() if not count]:
+            site.pool.close()
+            del shelf.readers[site]
+        if not shelf.readers:
+            shelf.room, shelf.free = 0, set()
+        if not shelf.free:
+            return
+        kept = [page for page in range(shelf.room) if page not in shelf.free]
+        try:
             for site in shelf.readers:
                 site.pool.resize(len(kept), torch.tensor(kept, device=site.place))
-            shelf.room, shelf.free = len(kept), set()
-        for place in self._fixed:
-            self._stand_in(place)
-        self.epoch += 1
-        self.moves += 1
+        except BaseException:
+            self._forget(place)  # in some of them a page has another number by now
+            raise
+        renamed = {page: number for number, page in enumerate(kept)}
+        for (component, _), resident in self._residents.items():
+            if component == place.component and place.segment in resident.pages:
+                resident.pages[place.segment] = [renamed[page] for page in resident.pages[place.segment]]
+        shelf.room, shelf.free = len(kept), set()
+
+    def _forget(self, place: Place) -> None:
+        """Drops all adapters that have pages there, and closes its pools."""
+        for (component, key), resident in list(self._residents.items()):
+            if component == place.component and place.segment in resident.pages:
+                self._drop(component, key)
+        for site in self._shelves.pop(place).readers:
+            site.pool.close()
 
     def _open(self, place: Place, room: int, sites: Iterable[Site]) -> None:
         shelf = self._shelves.setdefault(place, Shelf())
         opened = [site for site in sites if site not in shelf.readers]
         grown = room > shelf.room
+        if grown or opened:
+            self._note_move()
+            self._stand_in(place, room)
         for site in opened if not grown else [*shelf.readers, *opened]:
             site.pool.resize(room)
-        shelf.readers.update(dict.fromkeys(opened, 0))
+            shelf.readers.setdefault(site, 0)
         shelf.free.update(range(max(shelf.room, _FIRST), room))
         shelf.room = room
-        if grown or opened:
-            self._stand_in(place)
-            self.epoch += 1
-            self.moves += 1
 
     def _upload(self, component: str, key: WeightFile, changes: ComponentChanges) -> None:
         """Into pages that are free, once all that takes memory is there."""
