@@ -404,9 +404,9 @@ def pictures(denoiser, through, name, guided):
     return latents
 
 
-@pytest.mark.timeout(300)  # a compiler runs some times
-@pytest.mark.parametrize("name", ["sd1", "sd3"])
-def test_compiled_pictures_are_those_of_the_eager_model(name, heard):
+@pytest.mark.timeout(300)  # a compiler runs some times; for the other denoiser it would show nothing more
+@pytest.mark.parametrize(("name", "backend"), [("sd1", "inductor"), ("sd3", "aot_eager")])
+def test_compiled_pictures_are_those_of_the_eager_model(name, backend, heard):
     from torch._dynamo.utils import counters
 
     denoiser = small(name)
@@ -415,7 +415,7 @@ def test_compiled_pictures_are_those_of_the_eager_model(name, heard):
     def function(tensors):
         return {"out": denoiser(**tensors, return_dict=False)[0]}
 
-    made = Made(BlockCompiler(denoiser, heard), function, tiny_pipelines.inputs(name, 4))
+    made = Made(BlockCompiler(denoiser, heard, backend), function, tiny_pipelines.inputs(name, 4))
     assert made.graphs == 1
     compiled = counters["stats"]["unique_graphs"]
     for guided in (False, True):
@@ -426,5 +426,5 @@ def test_compiled_pictures_are_those_of_the_eager_model(name, heard):
     assert counters["stats"]["unique_graphs"] == compiled
     assert (heard.fallbacks, heard.recompilations) == ([], 0)
     files = list(Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]).rglob("*"))
-    assert any(file.suffix == ".so" for file in files)
+    assert backend != "inductor" or any(file.suffix == ".so" for file in files)
     assert not [file for file in files if "fxgraph" in file.parts or "aotautograd" in file.parts]
