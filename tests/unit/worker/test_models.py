@@ -14,6 +14,7 @@ from collodion.worker.families import model_info
 from collodion.worker.families.rgb_map import fit_rgb_map, to_rgb
 from collodion.worker.families.vae import Vae
 from collodion.worker.models import load_models
+from collodion.worker.optimize.errors import Unsuitable
 from collodion.worker.pipeline import LatentRefused
 from collodion.worker.sampling.catalog import SAMPLERS
 
@@ -111,6 +112,22 @@ def test_what_is_asked_for_a_model_that_is_not_there_is_refused(tiny_folder, tmp
     load(tiny_folder, optimize=("yours:compile=regional",), models_dir=tmp_path)  # there it may come
 
 
+def test_a_denoiser_that_cannot_be_cut_has_no_step_cache_and_is_refused_if_one_is_asked_for(tiny_folder, monkeypatch):
+    assert load(tiny_folder).info.step_cache
+    assert not load(tiny_folder, optimize=("step_cache=off",)).info.step_cache
+    assert [one.value for one in load(tiny_folder).optimizations if one.name == "step_cache"] == ["on"]
+
+    def uncut(_):
+        raise Unsuitable("its UNet is of one piece")
+
+    monkeypatch.setattr("collodion.worker.families.unets.UnetParts", uncut)
+    whole = load(tiny_folder)
+    assert not whole.info.step_cache
+    assert "step_cache" not in {one.name for one in whole.optimizations}
+    with pytest.raises(ConfigError, match="the model mine: step_cache=on: its UNet is of one piece"):
+        load(tiny_folder, optimize=("step_cache=on",))
+
+
 def test_what_is_asked_of_models_is_read_for_simulated_ones_too():
     with pytest.raises(ConfigError, match="there is no 'turbo'"):
         load_models(WorkerConfig(models=("simulated",), optimize=("turbo=on",)))
@@ -120,7 +137,7 @@ def test_a_model_that_does_not_fit_the_memory_at_the_start_is_refused(tiny_folde
     def full(*_):
         raise MemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("collodion.worker.families.loading.load_parts", full)
+    monkeypatch.setattr("collodion.worker.families.loading.Optimized", full)
     with pytest.raises(ConfigError, match="model 'mine' does not fit the device's memory"):
         load(tiny_folder)
 

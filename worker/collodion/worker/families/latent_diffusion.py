@@ -35,6 +35,7 @@ from collodion.worker.optimize.errors import Unsuitable
 from collodion.worker.optimize.optimized import Optimized
 from collodion.worker.optimize.quantization import stored_bytes
 from collodion.worker.optimize.ready import STEP
+from collodion.worker.optimize.wishes import Switch
 from collodion.worker.pipeline import Decoded, Encoded, Picture, Stepped
 from collodion.worker.sampling.noise import NoiseSource
 from collodion.worker.sampling.trajectory import Trajectory
@@ -42,6 +43,7 @@ from collodion.worker.sampling.update import model_inputs
 from collodion.worker.step_cache.reuse import StepCache
 from collodion.worker.uploads import Uploads
 
+_STEP_CACHE = Optimization("step_cache", "on", "by the latent, where a request asks for it")
 _log = logging.getLogger(__name__)
 
 
@@ -97,7 +99,8 @@ class LatentDiffusion:
     @property
     def optimizations(self) -> tuple[Optimization, ...]:
         """See Pipeline."""
-        return (*self._optimized.report, *self._decoder.optimizations)
+        cached = () if self._cache is None else (_STEP_CACHE,)
+        return (*self._optimized.report, *cached, *self._decoder.optimizations)
 
     @property
     def weight_bytes(self) -> int:
@@ -277,10 +280,13 @@ class LatentDiffusion:
         return StepBatch(states, places, size, *parts, adapted)
 
     def _step_cache(self, architecture: Architecture) -> StepCache | None:
-        """None if the plan wants none, or the denoiser is one of its architecture that cannot be cut."""
+        """None if the plan wants none, or the denoiser is one of its architecture that cannot be cut. Raises Unsuitable for one that was to
+        be."""
         try:
             return StepCache(architecture, self._padded) if self.info.step_cache else None
         except Unsuitable as unsuitable:
+            if self._optimized.plan.step_cache is Switch.ON:
+                raise Unsuitable(f"step_cache=on: {unsuitable.reason}") from unsuitable
             _log.warning("no step cache", extra={"model": self.info.name, "reason": unsuitable.reason})
             self.info = replace(self.info, step_cache=False)
             return None

@@ -9,6 +9,7 @@ from collodion.wire.jobs import ModelInfo, RefusedSampler
 from collodion.worker.families.architecture import Architecture, Configs
 from collodion.worker.optimize.plan import Plan
 from collodion.worker.optimize.precision import name_of
+from collodion.worker.optimize.wishes import Switch
 from collodion.worker.registry import ModelUnusable
 from collodion.worker.sampling.catalog import MAX_STEPS, SAMPLERS, SamplerRefused
 from collodion.worker.sampling.counting import COUNTED_AT, line_of
@@ -66,7 +67,7 @@ def describe(
         masks=facts.masks,
         loras=plan.loras,
         weighted_prompts=architecture.weighted_prompts,
-        step_cache=architecture.step_cache and plan.step_cache,
+        step_cache=architecture.step_cache and plan.step_cache is not Switch.OFF,
     )
     _check_sizes(info, plan.sizes)
     return info

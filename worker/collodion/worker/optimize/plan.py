@@ -29,7 +29,8 @@ _Chosen = TypeVar("_Chosen")
 
 @dataclass(frozen=True)
 class Plan:
-    """A wish without `auto`, but for the VAE's precision and memory, which its weights and its pictures decide.
+    """A wish without `auto`, but for the VAE's precision and memory, which its weights and its pictures decide, and for the step cache,
+    which its denoiser may not allow.
 
     sizes: (width, height) in pixels, made ready when the model is loaded; empty for its native one.
     """
@@ -43,7 +44,7 @@ class Plan:
     deepspeed: bool
     compile: Compilation
     cuda_graphs: bool
-    step_cache: bool
+    step_cache: Switch
     vae: VaeMemory
     decode: Decoding
     sizes: tuple[tuple[int, int], ...]
@@ -88,7 +89,7 @@ def resolve(wish: Wish, place: torch.device, gpu_dtype: torch.dtype, convolution
         deepspeed=deepspeed,
         compile=_chosen(wish.compile, Compilation.OFF),
         cuda_graphs=gpu and wish.cuda_graphs is not Switch.OFF,
-        step_cache=wish.step_cache is not Switch.OFF,
+        step_cache=wish.step_cache,
         vae=wish.vae,
         decode=_chosen(wish.decode, Decoding.BETWEEN),
         sizes=wish.ready_sizes,
