@@ -59,27 +59,7 @@ class WorkerMetrics:
             "model_loads", "Models loaded, by outcome: loaded, failed, broken_off.", "outcome"
         )
         self.model_load_seconds = self._histogram("model_load_seconds", "Seconds to load a model.", _LOADS, "model")
-        self.eager_fallbacks = self._counter(
-            "eager_fallbacks",
-            "Calls that ran eagerly though the settings ask for compiled or captured ones.",
-            "model",
-            "reason",
-        )
-        self.made_ready = self._counter("made_ready", "Shapes made ready: compiled, captured.", "model", "what")
-        self.made_ready_seconds = self._counter("made_ready_seconds", "Seconds that this took.", "model", "what")
-        self.recompilations = self._counter(
-            "recompilations", "Compilations after a model was made ready: a defect.", "model"
-        )
-        self.reused_evaluations = self._counter(
-            "reused_evaluations", "Evaluations that used a step cache instead of the model's deep blocks.", "model"
-        )
-        self.prompts = self._counter("prompts", "Prompts by what was done: encoded, cached.", "model", "outcome")
-        self.squeezed_decodes = self._counter(
-            "squeezed_decodes",
-            "Batches that did not fit the memory, by how they were decoded: sliced, tiled.",
-            "model",
-            "how",
-        )
+        self._fast_engine = _FastEngine(self._counter)
         self._models = Gauge(
             "collodion_worker_models", "Models known, by where they are.", ["residency"], registry=self.registry
         )
@@ -111,7 +91,7 @@ class WorkerMetrics:
 
     def observer(self, model: str, on_ready: Callable[[], None] = lambda: None) -> Observer:
         """Who counts what the fast engine of a model does. on_ready is called whenever something was made ready, on that thread."""
-        return _Counting(self, model, on_ready)
+        return _Counting(self._fast_engine, model, on_ready)
 
     def loaded(self, model: str, load_s: float) -> None:
         """Notes that a model was loaded."""
@@ -140,10 +120,35 @@ class WorkerMetrics:
         return Histogram(f"collodion_worker_{name}", text, labels, buckets=buckets, registry=self.registry)
 
 
+class _FastEngine:
+    """What an Observer is told, by model. counter: makes one of a name, a text and labels."""
+
+    def __init__(self, counter: Callable[..., Counter]) -> None:
+        self.eager_fallbacks = counter(
+            "eager_fallbacks",
+            "Calls that ran eagerly though the settings ask for compiled or captured ones.",
+            "model",
+            "reason",
+        )
+        self.made_ready = counter("made_ready", "Shapes made ready: compiled, captured.", "model", "what")
+        self.made_ready_seconds = counter("made_ready_seconds", "Seconds that this took.", "model", "what")
+        self.recompilations = counter("recompilations", "Compilations after a model was made ready: a defect.", "model")
+        self.reused_evaluations = counter(
+            "reused_evaluations", "Evaluations that used a step cache instead of the model's deep blocks.", "model"
+        )
+        self.prompts = counter("prompts", "Prompts by what was done: encoded, cached.", "model", "outcome")
+        self.squeezed_decodes = counter(
+            "squeezed_decodes",
+            "Batches that did not fit the memory, by how they were decoded: sliced, tiled.",
+            "model",
+            "how",
+        )
+
+
 class _Counting:
     """Counts for one model. It may be told something at every step: what has but one label is found once."""
 
-    def __init__(self, metrics: WorkerMetrics, model: str, on_ready: Callable[[], None]) -> None:
+    def __init__(self, metrics: _FastEngine, model: str, on_ready: Callable[[], None]) -> None:
         self._metrics = metrics
         self._model = model
         self._on_ready = on_ready

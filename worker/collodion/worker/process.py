@@ -61,12 +61,9 @@ class Worker:
         keep_pinned(library, self.models)
         self._loader = Loader(library.shelf, self.models, config.rescan_s, self.metrics, on_loaded)
         self._preparer = Preparer(self.models, lambda: self._engine.wake())
+        store = DirectoryStore(config.artifacts)
         self._keeper = ImageKeeper(
-            DirectoryStore(config.artifacts),
-            config.image_threads,
-            self.metrics,
-            self.outbox,
-            on_room=lambda: self._engine.wake(),
+            store, config.image_threads, self.metrics, self.outbox, on_room=lambda: self._engine.wake()
         )
         self._previews = PreviewMaker(self.incarnation, self.outbox, self.metrics)
         holdings = Holdings(self._preparer.job)
