@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from collodion.worker.families.device import memory_errors
+from collodion.worker.memory_errors import memory_errors
 from collodion.worker.registry import ModelSource, Part, SourceKind, configs_of
 from collodion.worker.registry.modules import assign, build, class_of
 from collodion.worker.registry.vocabulary import clip_tokenizer

@@ -21,8 +21,9 @@ from typing import Protocol
 import torch
 
 from collodion.wire.jobs import Optimization
-from collodion.worker.families.device import Device, memory_errors
+from collodion.worker.families.device import Device
 from collodion.worker.families.throttle import Throttle
+from collodion.worker.memory_errors import memory_errors
 from collodion.worker.pipeline import Decoded, Picture
 from collodion.worker.timing import Span
 

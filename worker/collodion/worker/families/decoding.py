@@ -7,9 +7,10 @@ import torch
 
 from collodion.wire.jobs import Optimization
 from collodion.worker.families.beside import BesideDecoder, SideStream
-from collodion.worker.families.device import Device, memory_errors
+from collodion.worker.families.device import Device
 from collodion.worker.families.vae import Vae
 from collodion.worker.families.vae_memory import FrugalVae, free_bytes
+from collodion.worker.memory_errors import memory_errors
 from collodion.worker.optimize.plan import Plan
 from collodion.worker.optimize.wishes import Decoding
 from collodion.worker.pipeline import Decoded

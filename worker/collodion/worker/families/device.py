@@ -1,10 +1,8 @@
-"""Devices of torch: which one, in what precision, how its time is taken and how its lack of memory is recognised.
+"""Devices of torch: which one, in what precision, and how its time is taken.
 
 The CUDA paths of this project were written without a GPU at hand; tests/gpu runs them where there is one.
 """
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -104,17 +102,3 @@ def _set_up(device: torch.device, config: WorkerConfig) -> None:
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.backends.cudnn.deterministic = config.reproducible
-
-
-@contextlib.contextmanager
-def memory_errors() -> Iterator[None]:
-    """Turns every way in which torch says that memory is short into MemoryError."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        torch.cuda.empty_cache()
-        raise MemoryError(str(error)) from error
-    except RuntimeError as error:
-        if "can't allocate memory" in str(error):  # the CPU allocator has no type of its own for it
-            raise MemoryError(str(error)) from error
-        raise

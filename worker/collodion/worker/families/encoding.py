@@ -7,8 +7,8 @@ from functools import partial
 from collodion.worker.adapters.adapters import Adapters
 from collodion.worker.adapters.selection import Selection
 from collodion.worker.families.architecture import Architecture, Prompt, Texts
-from collodion.worker.families.device import memory_errors
 from collodion.worker.families.text_cache import TextCache
+from collodion.worker.memory_errors import memory_errors
 from collodion.worker.optimize.modules import ReadyModule
 
 

@@ -23,7 +23,7 @@ from collodion.worker.families.architecture import Architecture
 from collodion.worker.families.clean_estimate import CleanEstimate
 from collodion.worker.families.decoding import Decoder
 from collodion.worker.families.denoising import Conditioning, Denoising, Evaluation, SamplingPlan
-from collodion.worker.families.device import Device, memory_errors
+from collodion.worker.families.device import Device
 from collodion.worker.families.encoding import PromptEncoder
 from collodion.worker.families.job_reader import JobReader
 from collodion.worker.families.rehearsal import Rehearsal
@@ -31,6 +31,7 @@ from collodion.worker.families.rgb_map import fit_rgb_map, to_rgb
 from collodion.worker.families.start import Start, beginning
 from collodion.worker.families.step_batch import StepBatch, undrawn_if_it_fails
 from collodion.worker.families.text_cache import TextCache
+from collodion.worker.memory_errors import memory_errors
 from collodion.worker.optimize.errors import Unsuitable
 from collodion.worker.optimize.optimized import Optimized
 from collodion.worker.optimize.quantization import stored_bytes

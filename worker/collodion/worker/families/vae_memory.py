@@ -25,9 +25,9 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from collodion.wire.jobs import Optimization
 from collodion.worker.families.architecture import pad
-from collodion.worker.families.device import memory_errors
 from collodion.worker.families.tiles import Tiling
 from collodion.worker.families.vae import Vae
+from collodion.worker.memory_errors import memory_errors
 from collodion.worker.optimize.errors import Unsuitable
 from collodion.worker.optimize.wishes import VaeMemory
 

@@ -10,7 +10,7 @@ from enum import StrEnum
 import torch
 from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
 
-from collodion.worker.families.device import memory_errors
+from collodion.worker.memory_errors import memory_errors
 
 _ROWS = 2
 _SENTENCE = 200  # characters

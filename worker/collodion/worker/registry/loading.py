@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import msgspec
 import torch
 
-from collodion.worker.families.device import memory_errors
+from collodion.worker.memory_errors import memory_errors
 from collodion.worker.registry.configurations import configs_of
 from collodion.worker.registry.errors import ModelUnusable
 from collodion.worker.registry.modules import (
