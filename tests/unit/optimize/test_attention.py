@@ -2,6 +2,7 @@
 
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - its name everywhere
 from diffusers.models import attention_dispatch
+from diffusers.models.attention_dispatch import AttentionBackendName
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 
@@ -16,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from small_denoisers import DENOISERS, MASKED, UNETS, call_of, denoiser, far, run
 
+from collodion.worker.optimize import kernels
 from collodion.worker.optimize.attention import takes_masks, use_attention
 from collodion.worker.optimize.errors import Unsuitable
 from collodion.worker.optimize.wishes import Attention
@@ -295,3 +298,38 @@ def test_a_block_compiles_as_one_graph(name, backend):
     run(model, call)
     assert counter.frame_count == 1
     torch._dynamo.reset()
+
+
+@pytest.fixture
+def theirs(monkeypatch):
+    """Puts a kernel of ours before one that notes its calls, in a dispatcher that is as it was afterwards."""
+    registry, name, noted = attention_dispatch._AttentionBackendRegistry, AttentionBackendName._NATIVE_MATH, []
+    for each in (registry._constraints, registry._supported_arg_names):
+        monkeypatch.setitem(each, name, each[name])
+    monkeypatch.setitem(registry._backends, name, lambda query, *more: noted.append(more) or query)
+    kernels._put(name, lambda query, *_: query * 2)
+    return noted
+
+
+@pytest.mark.parametrize("asked", [{"is_causal": True}, {"dropout_p": 0.5}, {"enable_gqa": True}])
+def test_what_no_denoiser_asks_for_is_left_to_diffusers_own_kernels(asked, theirs):
+    query = torch.ones(1, 3, 1, 4)
+    attend = partial(attention_dispatch.dispatch_attention_fn, backend=AttentionBackendName._NATIVE_MATH)
+    assert float(attend(query, query, query).max()) == 2
+    assert not theirs
+    assert float(attend(query, query, query, **asked).max()) == 1
+    with torch.enable_grad():
+        attend(query, query.clone().requires_grad_(), query)
+    assert len(theirs) == 2
+
+
+def test_xformers_own_kernel_stays_until_it_is_asked_for(monkeypatch):
+    registry, name = attention_dispatch._AttentionBackendRegistry, AttentionBackendName.XFORMERS
+
+    def diffusers_own(*_):
+        raise AssertionError
+
+    monkeypatch.setitem(registry._backends, name, diffusers_own)
+    monkeypatch.setattr(kernels, "_memory_efficient", None)
+    kernels.dispatched(Attention.SDPA_MATH)
+    assert registry._backends[name] is diffusers_own

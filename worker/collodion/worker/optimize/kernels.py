@@ -4,8 +4,9 @@
    whole process: another thread's attention would find them set, and two such threads may leave them so. Ours call the kernel itself.
 2. Its function for xFormers takes a mask of bools for a bias, and does not align it. Ours hands over a bias, in memory as the
    kernels want it.
-3. Ours are put in their places once, for the whole process, and leave to the others what no denoiser asks for (causal masks,
-   dropout, groups of queries). Which one a model uses is said by its processors alone, never by the dispatcher's current backend.
+3. Ours are put in their places once, for the whole process, and leave to the others what no denoiser asks for (causal masks, dropout,
+   groups of queries, gradients); xFormers' only once somebody has asked for it. Which one a model uses is said by its processors alone,
+   never by the dispatcher's current backend.
 """
 
 import importlib
@@ -59,7 +60,8 @@ def dispatched(backend: Attention) -> AttentionBackendName:
             raise Unsuitable(f"attention={backend}: {error}") from error
     with _lock:
         for each, kernel in _KERNELS.items():
-            if _OURS not in vars(_registry._backends[each]):
+            there = each is not AttentionBackendName.XFORMERS or _memory_efficient is not None
+            if there and _OURS not in vars(_registry._backends[each]):
                 _put(each, kernel)
     return name
 
@@ -87,7 +89,8 @@ def _put(name: AttentionBackendName, kernel: Kernel) -> None:
         return_lse: bool = False,
         _parallel_config: Any = None,
     ) -> Any:
-        if dropout_p or is_causal or enable_gqa or return_lse or _parallel_config is not None:
+        learns = query.requires_grad or key.requires_grad or value.requires_grad  # ours keep nothing for that
+        if dropout_p or is_causal or enable_gqa or return_lse or _parallel_config is not None or learns:
             more = (dropout_p, is_causal, scale, enable_gqa, return_lse, _parallel_config)
             return others(query, key, value, attn_mask, *more)
         if attn_mask is not None and attn_mask.ndim == 2:
