@@ -23,8 +23,9 @@ from collodion.worker.models import load_models  # noqa: E402
 from collodion.worker.optimize import unasked  # noqa: E402
 from collodion.worker.optimize.errors import Unsuitable  # noqa: E402
 from collodion.worker.optimize.precision import casting, recast, settle_vae, vae_dtype  # noqa: E402
-from collodion.worker.optimize.quantization import plain, quantizable, quantize, stored_bytes  # noqa: E402
+from collodion.worker.optimize.quantization import quantizable, quantize  # noqa: E402
 from collodion.worker.optimize.wishes import Precision, Quantization  # noqa: E402
+from collodion.worker.weights import plain, stored_bytes  # noqa: E402
 
 pytestmark = [
     pytest.mark.gpu,

@@ -25,16 +25,10 @@ from collodion.worker.config import WorkerConfig
 from collodion.worker.models import load_models
 from collodion.worker.optimize import quantization, unasked
 from collodion.worker.optimize.errors import Unsuitable
-from collodion.worker.optimize.quantization import (
-    check,
-    plain,
-    quantizable,
-    quantize,
-    quantize_layers,
-    stored_bytes,
-)
+from collodion.worker.optimize.quantization import check, quantizable, quantize, quantize_layers
 from collodion.worker.optimize.wishes import Quantization
 from collodion.worker.registry.sharing import SharedWeights
+from collodion.worker.weights import plain, stored_bytes
 
 pytestmark = pytest.mark.skipif(not unasked.installed("torchao"), reason="needs collodion[quantization]")
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F  # noqa: N812 - its name everywhere
 
 from collodion.worker.adapters.deltas import Delta
 from collodion.worker.adapters.sites import Site
-from collodion.worker.optimize.quantization import plain
+from collodion.worker.weights import plain
 
 
 class Whole(NamedTuple):

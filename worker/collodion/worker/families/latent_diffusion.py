@@ -34,7 +34,6 @@ from collodion.worker.families.text_cache import TextCache
 from collodion.worker.memory_errors import memory_errors
 from collodion.worker.optimize.errors import Unsuitable
 from collodion.worker.optimize.optimized import Optimized
-from collodion.worker.optimize.quantization import stored_bytes
 from collodion.worker.optimize.ready import STEP
 from collodion.worker.optimize.wishes import Switch
 from collodion.worker.pipeline import Decoded, Encoded, Picture, Stepped
@@ -43,6 +42,7 @@ from collodion.worker.sampling.trajectory import Trajectory
 from collodion.worker.sampling.update import model_inputs
 from collodion.worker.step_cache.reuse import StepCache
 from collodion.worker.uploads import Uploads
+from collodion.worker.weights import stored_bytes
 
 _STEP_CACHE = Optimization("step_cache", "on", "by the latent, where a request asks for it")
 _log = logging.getLogger(__name__)

@@ -6,23 +6,23 @@
 2. Every row of a matrix (an output channel) has a scale of its own, so that one large weight coarsens its own row only. In float16 int8 has
    a scale for each 64 weights instead: torchao multiplies by the row's scale after the product, which float16 cannot hold until then.
 3. A quantised weight is still a Parameter with the shape and dtype of the one that it replaces: it says `nbytes` of that, too
-   (`stored_bytes` says what it takes), and whoever needs its numbers asks `plain`. The one that it replaces is left as it is, for it may
-   be another model's as well.
+   (`weights.stored_bytes` says what it takes), and whoever needs its numbers asks `weights.plain`. The one that it replaces is left as it
+   is, for it may be another model's as well.
 4. Weight-only: each call makes the weights wide again, block by block, or within the compiled product. It saves memory, and time only
    where reading the weights is what takes the time: few rows, compiled.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from collodion.wire.jobs import Optimization
 from collodion.worker.optimize import unasked
 from collodion.worker.optimize.errors import Unsuitable
 from collodion.worker.optimize.wishes import Quantization
+from collodion.worker.weights import stored_bytes
 
 _NARROWEST = 64  # of a matrix's sides
 _GROUP = 64
@@ -52,13 +52,11 @@ def check(kind: Quantization, place: torch.device) -> None:
 
 
 def quantize(denoiser: nn.Module, kind: Quantization, place: torch.device) -> Optimization:
-    """Exchanges the weights of the denoiser's blocks. Before anything reads them: adapters' sites, compiled code, graphs.
+    """Exchanges the weights of the denoiser's blocks by those of a kind, int8 or fp8. Before anything reads them: adapters' sites, code, graphs.
 
     Raises Unsuitable; the denoiser is then as it was.
     """
     check(kind, place)
-    if kind in (Quantization.AUTO, Quantization.OFF):
-        return Optimization("quantize", str(Quantization.OFF))
     before = _weight_bytes(denoiser)
     layers = quantizable(denoiser)
     count = quantize_layers(layers, kind)
@@ -102,19 +100,6 @@ def quantize_layers(layers: Mapping[str, nn.Linear], kind: Quantization) -> int:
     return done
 
 
-def stored_bytes(tensor: torch.Tensor) -> int:
-    """What a tensor takes of the device's memory: its own, or that of the tensors that a quantised one is made of."""
-    return sum(part.nbytes for part in _parts(tensor))
-
-
-def plain(weight: torch.Tensor) -> torch.Tensor:
-    """The numbers of a weight that may be quantised, in the dtype that it says it is of; itself if it is not."""
-    if not is_traceable_wrapper_subclass(weight):
-        return weight
-    numbers: torch.Tensor = weight.dequantize()
-    return numbers
-
-
 def _config(api: Any, kind: Quantization, weight: torch.Tensor) -> Any:
     """How torchao is to quantise a weight; None if it cannot. It is not to change how everything else is compiled."""
     if kind is Quantization.FP8:
@@ -135,12 +120,3 @@ def _exchange(api: Any, layer: nn.Linear, config: Any) -> None:
 
 def _weight_bytes(module: nn.Module) -> int:
     return sum(map(stored_bytes, module.parameters()))
-
-
-def _parts(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
-    if not is_traceable_wrapper_subclass(tensor):
-        yield tensor
-        return
-    names, _ = tensor.__tensor_flatten__()
-    for name in names:
-        yield from _parts(getattr(tensor, name))
