@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from msgspec import structs
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "optimize"))
 sys.path.insert(0, str(Path(__file__).parents[2] / "adapters"))
@@ -15,6 +16,7 @@ from replaying import Notes, Replaying
 
 from collodion.wire.jobs import Parameters
 from collodion.worker.families.architecture import Prompt
+from collodion.worker.families.evaluation import EvaluationFunction
 from collodion.worker.optimize.ready import Ready
 from collodion.worker.prompting.embeddings import Embedding
 
@@ -202,23 +204,26 @@ def test_a_model_whose_texts_are_ragged_is_loaded_and_drawn_eagerly(captured, lo
     assert set(notes.fallbacks) == {"ragged_texts"}
 
 
-def rows_called(model, monkeypatch):
-    """The rows of each call of the denoiser from now on."""
-    rows, predict = [], model._architecture.predict
-    monkeypatch.setattr(
-        model._architecture, "predict", lambda given: (rows.append(len(given.inputs)), predict(given))[1]
-    )
+@pytest.fixture
+def called(monkeypatch):
+    """The rows of each call of a denoiser from now on."""
+    rows, made = [], EvaluationFunction.rows
+
+    def noted(self, tensors):
+        rows.append(len(tensors["source"]))
+        return made(self, tensors)
+
+    monkeypatch.setattr(EvaluationFunction, "rows", noted)
     return rows
 
 
-def test_what_runs_eagerly_anyway_is_not_filled_up(captured, monkeypatch):
+def test_what_runs_eagerly_anyway_is_not_filled_up(captured, called):
     model, _, _ = captured("z_image")
-    rows = rows_called(model, monkeypatch)
     plans = [model.prepare(job) for job in jobs_of(model)]  # two of them guided
     conditioning = model.encode(plans).conditioning
-    states = [model.begin(plan, one, 0) for plan, one in zip(plans, conditioning, strict=True)]
-    model.step(states)
-    assert rows == [5]
+    called.clear()
+    model.step([model.begin(plan, one, 0) for plan, one in zip(plans, conditioning, strict=True)])
+    assert called == [5]
 
 
 @pytest.fixture
@@ -266,3 +271,17 @@ def test_what_reads_adapters_that_are_gone_is_not_captured_at_rest(own, tmp_path
     model._adapters.bank.clear()  # their pools are closed: on a GPU, reading them would be the end of the process's context
     assert not model.tidy()
     assert maker.made == []
+
+
+def test_a_neighbour_with_a_step_cache_changes_no_bit_of_a_reproducible_picture(load_family, called):
+    """Its calls run eagerly, the others through what was captured: filled up alike, as many rows in both."""
+    model = load_family("sd1", reproducible=True, max_batch=5)  # ten rows, which are filled up to twelve
+    before, notes = model._optimized.ready, Notes()
+    model._optimized.ready = Ready(Replaying(), torch.device("cpu"), 1 << 30, notes)
+    one, other = jobs_of(model)[:2]
+    path = [run(model, [one, structs.replace(other, step_cache=cache, steps=8)])[0] for cache in (0.0, 10.0)]
+    assert torch.equal(*path)
+    assert set(called) == {12}
+    assert set(notes.fallbacks) == {"not_ready", "step_cache"}
+    model._optimized.ready = before
+    model._forget()
