@@ -26,6 +26,7 @@ from collodion.worker.families.denoising import Conditioning, Denoising, Evaluat
 from collodion.worker.families.device import Device
 from collodion.worker.families.encoding import PromptEncoder
 from collodion.worker.families.job_reader import JobReader
+from collodion.worker.families.optimized import Optimized
 from collodion.worker.families.rehearsal import Rehearsal
 from collodion.worker.families.rgb_map import fit_rgb_map, to_rgb
 from collodion.worker.families.start import Start, beginning
@@ -33,7 +34,6 @@ from collodion.worker.families.step_batch import StepBatch, undrawn_if_it_fails
 from collodion.worker.families.text_cache import TextCache
 from collodion.worker.memory_errors import memory_errors
 from collodion.worker.optimize.errors import Unsuitable
-from collodion.worker.optimize.optimized import Optimized
 from collodion.worker.optimize.ready import STEP
 from collodion.worker.optimize.wishes import Switch
 from collodion.worker.pipeline import Decoded, Encoded, Picture, Stepped

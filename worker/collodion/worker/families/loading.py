@@ -19,9 +19,9 @@ from collodion.worker.families.catalog import architecture_of
 from collodion.worker.families.device import Device
 from collodion.worker.families.latent_diffusion import LatentDiffusion
 from collodion.worker.families.model_info import describe
+from collodion.worker.families.optimized import Optimized
 from collodion.worker.optimize.errors import Unsuitable
 from collodion.worker.optimize.observer import ObserverFor, unobserved
-from collodion.worker.optimize.optimized import Optimized
 from collodion.worker.optimize.plan import Plan, dtype_of, resolve
 from collodion.worker.optimize.precision import vae_dtype
 from collodion.worker.optimize.wishes import check, wish_for

@@ -9,9 +9,9 @@ from typing import Protocol
 from collodion.wire.jobs import ModelInfo, Parameters
 from collodion.worker.config import WorkerConfig
 from collodion.worker.families.denoising import Conditioning, Denoising, SamplingPlan
+from collodion.worker.families.optimized import Optimized
 from collodion.worker.families.step_batch import StepBatch
 from collodion.worker.optimize.errors import Unsuitable
-from collodion.worker.optimize.optimized import Optimized
 from collodion.worker.optimize.wishes import Compilation
 from collodion.worker.pipeline import Decoded, Encoded
 

@@ -21,7 +21,7 @@ from collodion.worker.families.architecture import Architecture, collate, length
 from collodion.worker.families.denoising import Denoising, Evaluation
 from collodion.worker.families.device import Device
 from collodion.worker.families.evaluation import EvaluationFunction
-from collodion.worker.optimize.optimized import Optimized
+from collodion.worker.families.optimized import Optimized
 from collodion.worker.optimize.ready import STEP, Signature
 from collodion.worker.sampling.update import Slots, upload
 from collodion.worker.step_cache.reuse import CachedLatent, Reuse, StepCache

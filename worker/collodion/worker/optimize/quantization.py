@@ -52,9 +52,9 @@ def check(kind: Quantization, place: torch.device) -> None:
 
 
 def quantize(denoiser: nn.Module, kind: Quantization, place: torch.device) -> Optimization:
-    """Exchanges the weights of the denoiser's blocks by those of a kind, int8 or fp8. Before anything reads them: adapters' sites, code, graphs.
+    """Exchanges the weights of the denoiser's blocks. Before anything reads them: adapters' sites, compiled code, graphs.
 
-    Raises Unsuitable; the denoiser is then as it was.
+    kind: int8 or fp8. Raises Unsuitable; the denoiser is then as it was.
     """
     check(kind, place)
     before = _weight_bytes(denoiser)
