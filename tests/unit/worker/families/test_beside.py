@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from collodion.wire.jobs import Parameters
 from collodion.worker.families.beside import BesideDecoder, PieceClock
 from collodion.worker.families.device import Device
 
@@ -221,3 +222,22 @@ def test_it_says_how_much_longer_steps_may_take_and_do(decoder, lane):
     for second in range(0, 15, 3):
         decoder.stepped("a", Interval(second, second + (1.5 if second < 2 else 1)))
     assert decoder.optimization.detail.endswith("; beside a piece they take 50% longer")
+
+
+def test_steps_are_of_one_kind_only_if_they_have_as_many_rows_and_reuse_as_much(load_family, monkeypatch):
+    pipeline, kinds = load_family("sd1"), []
+    monkeypatch.setattr(pipeline._decoder, "stepped", lambda kind, _: kinds.append(kind))
+
+    def step(scale, step_cache=0.0):
+        parameters = Parameters("sd1", "a circle", "", 64, 64, 4, "ddim", scale, 0, 1, step_cache=step_cache)
+        plan = pipeline.prepare(parameters)
+        state = pipeline.begin(plan, pipeline.encode([plan]).conditioning[0], 0)
+        for _ in range(2):
+            pipeline.step([state])
+
+    for scale, step_cache in ((1.0, 0.0), (5.0, 0.0), (5.0, 1.0)):
+        step(scale, step_cache)
+    plain, again, guided, _, whole, reusing = kinds
+    assert plain == again
+    assert guided == whole
+    assert len({plain, guided, reusing}) == 3

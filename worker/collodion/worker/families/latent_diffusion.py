@@ -173,7 +173,10 @@ class LatentDiffusion:
                 lost = [self._device.to_host(one.lost) for one in evaluations]
         for batch, one in zip(batches, evaluations, strict=True):
             batch.take(one)
-        self._decoder.stepped(tuple((one.inputs.shape, len(one.states)) for one in evaluations), span)
+        kind = tuple(
+            (one.inputs.shape, batch.size, batch.reused) for batch, one in zip(batches, evaluations, strict=True)
+        )
+        self._decoder.stepped(kind, span)
         self._last = tuple(evaluations)
         return Stepped(span, lambda: _places_of(batches, lost), whole=not any(batch.reused for batch in batches))
 
