@@ -22,11 +22,11 @@ class Replayed:
 
 
 class Replaying:
-    """what it made is in `made`; a name among `impossible` cannot be captured."""
+    """what it made is in `made`. impossible: the kind of error that capturing raises, if there is one."""
 
     what = "captured"
 
-    def __init__(self, quick=True, impossible=()):
+    def __init__(self, quick=True, impossible=None):
         self._quick = quick
         self.impossible = impossible
         self.made = []
@@ -39,7 +39,7 @@ class Replaying:
 
     def make(self, signature, function, tensors):
         if self.impossible:
-            raise RuntimeError("operation not permitted when stream is capturing")
+            raise self.impossible("operation not permitted when stream is capturing")
         function(tensors)
         self.made.append(Replayed(function, tensors))
         return self.made[-1]

@@ -117,8 +117,9 @@ def test_what_a_rehearsal_lacked_is_made_ready_in_its_order_and_at_rest_the_newe
     assert rows_made()[3:] == [6]
 
 
-def test_what_cannot_be_made_ready_runs_eagerly_is_said_and_not_tried_again(notes, caplog):
-    ready = Ready(Replaying(impossible=True), CPU, 1_000, notes)
+@pytest.mark.parametrize("error", [RuntimeError, MemoryError, AssertionError, IndexError])
+def test_what_cannot_be_made_ready_runs_eagerly_is_said_and_not_tried_again(error, notes, caplog):
+    ready = Ready(Replaying(impossible=error), CPU, 1_000, notes)
     given = tensors()
     assert not ready.make(signed(given), double, given)
     assert ready.run(signed(given), double, given)["doubled"].eq(2).all()

@@ -30,6 +30,8 @@ STEP = "step"
 _MOST_WISHES = 64  # shapes remembered to be made ready
 _SIZES = (1, 2, 3, 4, 6, 8, 12)  # and from 16 on steps of 8
 _STEP = 8
+_FOREIGN = (MemoryError, RuntimeError, TypeError, ValueError, AssertionError, AttributeError, LookupError)
+"""What packages of kernels raise for what they do not take; it must not end the device's thread, which calls them at rest."""
 _log = logging.getLogger(__name__)
 
 
@@ -171,7 +173,7 @@ class Ready:
         began = time.perf_counter()
         try:
             prepared = self.maker.make(signature, function, tensors)
-        except (MemoryError, RuntimeError, NotImplementedError, TypeError, ValueError) as error:
+        except _FOREIGN as error:
             # Foreign kernels may not be captured, or compiled: then they run as they always did, and it is said.
             self._refused.add(key)
             _log.warning(
