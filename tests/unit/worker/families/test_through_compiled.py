@@ -18,10 +18,12 @@ from written_files import diffusers_file
 from collodion.process.config import ConfigError
 from collodion.wire.jobs import Parameters
 from collodion.worker.config import WorkerConfig
+from collodion.worker.families.latent_diffusion import LatentDiffusion
 from collodion.worker.models import keep_pinned, load_models, open_library
 from collodion.worker.optimize import compilation
 from collodion.worker.optimize.compilation import BlockCompiler
 from collodion.worker.residency import Residents
+from collodion.worker.shelf import NotWished
 
 TOLERANCE = 1e-4  # of the largest value; other numbers of rows, other kernels
 
@@ -125,6 +127,23 @@ def test_a_model_of_which_nothing_can_be_compiled_is_refused(family_folder, quic
     with pytest.raises(ConfigError, match="nothing of it could be compiled"):
         load_models(config_for("sd1", family_folder("sd1"), max_batch=1))
     quick()
+
+
+def test_a_load_that_is_broken_off_gives_its_memory_back_at_once(family_folder, quick, monkeypatch):
+    """Its modules know each other by what was put before their calls: a garbage collection may be far away."""
+    quick()
+    closed = []
+    monkeypatch.setattr(LatentDiffusion, "close", lambda model: closed.append(model.info.name))
+    library = open_library(config_for("sd1", family_folder("sd1"), max_batch=1))
+    library.shelf.look()
+
+    def unwanted(done):
+        if done > 0.5:  # it was read, and is being compiled
+            raise NotWished("sd1")
+
+    with pytest.raises(NotWished):
+        library.shelf.load("sd1", unwanted)
+    assert closed == ["sd1"]
 
 
 def test_a_model_whose_texts_are_ragged_is_refused(family_folder, quick):
