@@ -14,7 +14,8 @@ from collodion.worker.adapters.selection import Selection
 from collodion.worker.families.architecture import Architecture, Rows
 from collodion.worker.sampling.update import split, update
 
-_ADAPTER, _TEXT = "adapter.", "text."
+ADAPTER, TEXT = "adapter.", "text."
+"""What names of tensors begin with that belong to adapters, and to texts."""
 
 
 class EvaluationFunction:
@@ -55,7 +56,7 @@ class EvaluationFunction:
         return Rows(
             inputs,
             timesteps.index_select(0, tensors["source"]),
-            _named(tensors, _TEXT),
+            _named(tensors, TEXT),
             tensors["guidance"],
             self._lengths,
         )
@@ -79,7 +80,7 @@ class EvaluationFunction:
         }
 
     def _bound(self, tensors: Mapping[str, torch.Tensor]) -> Selection:
-        numbers = _named(tensors, _ADAPTER)
+        numbers = _named(tensors, ADAPTER)
         return self._selection.bound(numbers) if numbers else self._selection
 
 

@@ -20,19 +20,17 @@ from collodion.worker.adapters.selection import Row, Selection
 from collodion.worker.families.architecture import Architecture, collate, length, pad
 from collodion.worker.families.denoising import Denoising, Evaluation
 from collodion.worker.families.device import Device
-from collodion.worker.families.evaluation import EvaluationFunction
+from collodion.worker.families.evaluation import ADAPTER, TEXT, EvaluationFunction
 from collodion.worker.families.optimized import Optimized
 from collodion.worker.optimize.ready import STEP, Signature
 from collodion.worker.sampling.update import Slots, upload
 from collodion.worker.step_cache.reuse import CachedLatent, Reuse, StepCache
 
-_ADAPTER = "adapter."
-VARYING = ("state", "numbers", "noise")
+_VARYING = ("state", "numbers", "noise")
 _HISTORY = 4  # tensors that there is room for in a call whose shapes are fixed: no sampler of ours has more
 _RANKS = 16  # of adapters, likewise, unless a row has more
 _COMPILED_RANKS = 64  # likewise, where those of more would not find compiled code
 _TEXT_MULTIPLE = 64  # tokens, likewise
-_WHOLE = "whole_adapters"  # of all reasons to run eagerly the one that turns out only when adapters are looked at
 
 
 class StepBatch:
@@ -64,9 +62,9 @@ class StepBatch:
         self._casting = optimized.casting
         self._observer = optimized.observer
         self._cache = cache if any(state.step_cache > 0 for state in states) else None
-        self._reason = _reason(architecture, self._cache)
+        self._never = _never(architecture, self._cache)
         # What runs eagerly is not filled up, but for a reproducible worker: there nobody's neighbours may decide what kernels run.
-        self._fixed = ready.maker is not None and (self._reason == _WHOLE or size > 0)
+        self._fixed = ready.maker is not None and (not self._never or size > 0)
         texts = [state.conditioning.texts for state in states]
         self.guided = [slot for slot, ours in enumerate(texts) if len(ours) > 1]
         self._order = [*range(len(states)), *self.guided]
@@ -126,8 +124,8 @@ class StepBatch:
         if self._cache is not None:
             return self._with_cache(self._cache, tensors)
         if self._signature is None:
-            return self._ready.eagerly(self._reason, self._function, tensors), nothing
-        return self._ready.run(self._signature, self._function, tensors, VARYING, self._owner), nothing
+            return self._ready.eagerly(self._never or "whole_adapters", self._function, tensors), nothing
+        return self._ready.run(self._signature, self._function, tensors, _VARYING, self._owner), nothing
 
     def _with_cache(
         self, cache: StepCache, tensors: Mapping[str, torch.Tensor]
@@ -141,7 +139,7 @@ class StepBatch:
             predicted, reuses = cache.predict(self._function.rows(tensors), latents, self._around)
             return self._function.finish(tensors, predicted)
 
-        results = self._ready.eagerly(self._reason, run, tensors)
+        results = self._ready.eagerly(self._never, run, tensors)
         return results, reuses
 
     def _cached(self, slot: int, state: Denoising) -> CachedLatent:
@@ -173,7 +171,7 @@ class StepBatch:
             yield "guided", to_device(guided[:, None, None, None])
             yield "scales", to_device(pad(scales, slots)[:, None, None, None])
         for name, tensor in self._texts.items():
-            yield f"text.{name}", tensor
+            yield f"{TEXT}{name}", tensor
         channels = [self.states[slot].channels for slot in self._order]
         present = [one for one in channels if one is not None]
         if present:
@@ -202,8 +200,8 @@ class StepBatch:
             self._device.dtype,
         )
         self._signature = None
-        if tensors is not None and self._reason == _WHOLE:
-            self._constant |= {f"{_ADAPTER}{name}": tensor for name, tensor in tensors.items()}
+        if tensors is not None and not self._never:
+            self._constant |= {f"{ADAPTER}{name}": tensor for name, tensor in tensors.items()}
             if tensors:
                 moves = depends_on = self._adapters.bank.moves
                 self._ready.forget(STEP, lambda captured: captured not in (None, moves))
@@ -212,10 +210,8 @@ class StepBatch:
 
     def _compiled(self, shapes: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Of these, what compiled blocks may depend on: adapters of modules between them are none of their business."""
-        fixed = tuple(
-            f"{_ADAPTER}{segment}." for segment in self._adapters.bank.fixed(self._architecture.denoiser_part)
-        )
-        return {name: one for name, one in shapes.items() if not name.startswith(_ADAPTER) or name.startswith(fixed)}
+        fixed = tuple(f"{ADAPTER}{segment}." for segment in self._adapters.bank.fixed(self._architecture.denoiser_part))
+        return {name: one for name, one in shapes.items() if not name.startswith(ADAPTER) or name.startswith(fixed)}
 
     def _shapes(self) -> dict[str, torch.Tensor]:
         """Of a call in which noise is drawn, whether or not it is."""
@@ -223,11 +219,11 @@ class StepBatch:
         return {**self._constant, "state": state, "numbers": numbers, "noise": state[0]}
 
 
-def _reason(architecture: Architecture, cache: StepCache | None) -> str:
-    """Why these latents run eagerly if they do; see Observer."""
+def _never(architecture: Architecture, cache: StepCache | None) -> str:
+    """Why such calls are never made ready, for the observer; "" if they are, should their adapters permit it."""
     if cache is not None:
         return "step_cache"
-    return "ragged_texts" if architecture.ragged else _WHOLE
+    return "ragged_texts" if architecture.ragged else ""
 
 
 class _Owner:
