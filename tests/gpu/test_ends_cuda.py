@@ -146,6 +146,22 @@ def test_pictures_and_steps_are_the_same_whether_decoding_goes_on_beside_or_betw
     assert "beside a piece" in detail  # what a piece costs was learned, from the device's clock
 
 
+def test_what_is_left_of_a_batch_is_decoded_at_once_while_its_first_piece_is_under_way(folder):
+    pipeline = load(folder, "decode=beside")
+    job = Parameters("sd1", "a red circle", "blue", 64, 64, 8, "ddim", 4.0, 5, 1)
+    plan = pipeline.prepare(job)
+    states = [pipeline.begin(plan, pipeline.encode([plan]).conditioning[0], seed) for seed in range(3)]
+    while not states[0].trajectory.finished:
+        pipeline.step(states).span.wait()
+    decoded = pipeline.decode(states)
+    busy = torch.randn(8192, 8192, device=PLACE)
+    for _ in range(20):
+        busy = busy @ busy / 8192  # pieces wait for what was issued before them
+    assert not decoded.advance(False)
+    assert decoded.wait() > 0
+    assert len(decoded.pictures()) == 3
+
+
 def test_memory_of_a_latent_is_not_given_away_while_it_is_decoded_beside(folder):
     pipeline = load(folder, "decode=beside")
     job = Parameters("sd1", "a red circle", "blue", 64, 64, 4, "ddim", 4.0, 5, 1)
