@@ -1,6 +1,7 @@
 """The columns: what is measured beside what.
 
-`plain` is ours with everything off, each of the others has one thing more, `auto` is what a user gets who sets nothing but the precision.
+`plain` is ours with everything off; a column that is named after one thing has that one more. `auto` is what a user gets who sets nothing
+but the precision; `all` is that with blocks compiled and projections fused.
 """
 
 from collections.abc import Sequence

@@ -39,9 +39,6 @@ class Events(Unobserved):
         with self._lock:
             self.reused_evaluations += evaluations
 
-    def read(self, encoded: int, cached: int) -> None:
-        """See Observer."""
-
     def squeezed(self, how: str) -> None:
         """See Observer."""
         with self._lock:
