@@ -4,10 +4,10 @@ import threading
 from collections import Counter
 from typing import Any
 
-from collodion.worker.optimize.observer import Unobserved
+from collodion.worker.optimize.observer import Observer
 
 
-class Events(Unobserved):
+class Events(Observer):
     """An Observer (`collodion.worker.optimize.observer`) that counts."""
 
     def __init__(self) -> None:

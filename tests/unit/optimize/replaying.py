@@ -2,7 +2,7 @@
 
 from contextlib import nullcontext
 
-from collodion.worker.optimize.observer import Unobserved
+from collodion.worker.optimize.observer import Observer
 
 
 class Replayed:
@@ -48,7 +48,7 @@ class Replaying:
         return nullcontext()
 
 
-class Notes(Unobserved):
+class Notes(Observer):
     """An Observer that remembers."""
 
     def __init__(self):

@@ -145,7 +145,7 @@ class _FastEngine:
         )
 
 
-class _Counting:
+class _Counting(Observer):
     """Counts for one model. It may be told something at every step: what has but one label is found once."""
 
     def __init__(self, metrics: _FastEngine, model: str, on_ready: Callable[[], None]) -> None:
