@@ -260,7 +260,7 @@ def test_shapes_that_wait_to_be_captured_hold_no_adapters(own, tmp_path):
     model._forget()
     gc.collect()
     assert not adapter.held
-    assert model._optimized.ready._wished
+    assert model._optimized.ready._lacked
 
 
 def test_what_reads_adapters_that_are_gone_is_not_captured_at_rest(own, tmp_path):

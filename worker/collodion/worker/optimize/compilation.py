@@ -136,7 +136,7 @@ class BlockCompiler:
             raise RuntimeError("the function calls no blocks that could be compiled")
         if code.missed:
             raise RuntimeError(f"what was compiled of {code.missed} does not hold for a second call")
-        return Compiled(code, self._observer)
+        return Compiled(code)
 
     def eagerly(self) -> contextlib.AbstractContextManager[object]:
         """Around calls whose blocks are to run as diffusers wrote them, even inside of a call that is compiled."""
@@ -149,9 +149,8 @@ class Compiled:
     nbytes = 0  # of the device's memory, but for kernels
     static = False
 
-    def __init__(self, code: "_Code", observer: Observer) -> None:
+    def __init__(self, code: "_Code") -> None:
         self._code = code
-        self._observer = observer
 
     @torch.inference_mode()
     def __call__(self, function: Function, tensors: Tensors) -> Tensors:
@@ -160,7 +159,7 @@ class Compiled:
         with _through(self._code):
             results = function(_inference(tensors))
         if self._code.missed:
-            self._observer.fell_back("recompile")
+            self._code.observer.fell_back("recompile")
         return results
 
     @property

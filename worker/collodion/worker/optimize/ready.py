@@ -27,9 +27,9 @@ Shapes = tuple[tuple[str, torch.Size, torch.dtype], ...]
 
 STEP = "step"
 """The name of an evaluation's signature: the only function that calls the denoiser, whose blocks are what is compiled."""
-_MOST_WISHES = 64  # shapes remembered to be made ready
-_SIZES = (1, 2, 3, 4, 6, 8, 12)  # and from 16 on steps of 8
-_STEP = 8
+_MOST_LACKED = 64  # shapes remembered to be made ready
+_SIZES = (1, 2, 3, 4, 6, 8, 12)  # rows of calls; from 16 on multiples of 8
+_MULTIPLE = 8
 _FOREIGN = (MemoryError, RuntimeError, TypeError, ValueError, AssertionError, AttributeError, LookupError)
 """What packages of kernels raise for what they do not take; it must not end the device's thread, which calls them at rest."""
 _log = logging.getLogger(__name__)
@@ -115,7 +115,7 @@ class Ready:
         self._budget_bytes = budget_bytes
         self._observer = observer
         self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()
-        self._wished: OrderedDict[Signature, Function] = OrderedDict()
+        self._lacked: OrderedDict[Signature, Function] = OrderedDict()
         self._refused: set[Hashable] = set()
         self.stock = Stock()
         self._rehearsing = False
@@ -124,7 +124,7 @@ class Ready:
         """Of a call of so many rows: they are filled up to few different numbers."""
         if self.maker is None:
             return rows
-        return next((size for size in _SIZES if size >= rows), -(-rows // _STEP) * _STEP)
+        return next((size for size in _SIZES if size >= rows), -(-rows // _MULTIPLE) * _MULTIPLE)
 
     def sizes(self, most: int) -> list[int]:
         """All that calls of up to so many rows can have, the greatest first: what comes later fits into its memory."""
@@ -203,8 +203,8 @@ class Ready:
         return self._fulfil(newest=True)
 
     def _fulfil(self, newest: bool) -> bool:
-        while self.maker is not None and self._wished:
-            signature, function = self._wished.popitem(last=newest)
+        while self.maker is not None and self._lacked:
+            signature, function = self._lacked.popitem(last=newest)
             if self.maker.quick(signature):
                 self.make(signature, function, signature.example(self._place))
                 return True
@@ -212,7 +212,7 @@ class Ready:
 
     def forget(self, name: str, depends_on: Callable[[Hashable], bool]) -> None:
         """Lets go of what was made ready of a function that depends on something that is no more."""
-        for kept in (self._entries, self._wished):
+        for kept in (self._entries, self._lacked):
             for one in [one for one in kept if isinstance(one, Signature) and one.name == name]:
                 if depends_on(one.depends_on):
                     del kept[one]
@@ -221,7 +221,7 @@ class Ready:
     def clear(self) -> None:
         """Lets go of everything."""
         self._entries.clear()
-        self._wished.clear()
+        self._lacked.clear()
         self._count()
 
     def _eagerly(self, signature: Signature, function: Function, tensors: Tensors) -> Tensors:
@@ -230,9 +230,9 @@ class Ready:
             reason = "not_possible"
         else:
             reason = "not_ready"
-            self._wished[signature] = function
-            if len(self._wished) > _MOST_WISHES:
-                self._wished.popitem(last=False)
+            self._lacked[signature] = function
+            if len(self._lacked) > _MOST_LACKED:
+                self._lacked.popitem(last=False)
         return self.eagerly(reason, function, tensors)
 
     def _taken(self) -> int:
