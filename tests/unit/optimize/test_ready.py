@@ -155,3 +155,14 @@ def test_rows_are_filled_up_to_few_different_numbers(ready, rows, size):
     assert ready.size(rows) == size
     assert size in ready.sizes(rows)
     assert ready.sizes(rows) == sorted(ready.sizes(rows), reverse=True)
+
+
+def test_where_memory_is_short_what_takes_some_leaves_and_is_made_again_at_rest(ready, notes):
+    given = tensors()
+    ready.make(signed(given), double, given)
+    ready.release()
+    assert ready.stock == (0, 0)
+    ready.run(signed(given), double, given)
+    assert notes.fallbacks == ["not_ready"]
+    assert ready.tidy()
+    assert ready.stock == (1, 100)

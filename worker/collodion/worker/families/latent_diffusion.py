@@ -10,7 +10,8 @@ Reference: diffusers' pipeline of the architecture, with the same seed (CPU gene
 """
 
 import logging
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from msgspec.structs import replace
@@ -166,7 +167,7 @@ class LatentDiffusion:
     @torch.inference_mode()
     def step(self, states: Sequence[Denoising]) -> Stepped:
         """See Pipeline."""
-        with self._device.span() as span, memory_errors():
+        with self._device.span() as span, self._short_of_memory(), memory_errors():
             batches = self._batches_of(states)
             with undrawn_if_it_fails(states):
                 evaluations = [batch.evaluate() for batch in batches]
@@ -255,6 +256,15 @@ class LatentDiffusion:
 
     def _modules(self) -> list[torch.nn.Module]:
         return [part for part in self._architecture.pipeline.components.values() if isinstance(part, torch.nn.Module)]
+
+    @contextmanager
+    def _short_of_memory(self) -> Iterator[None]:
+        """What was captured makes room for those who draw: the engine tries again, with fewer rows."""
+        try:
+            yield
+        except MemoryError:
+            self._optimized.ready.release()
+            raise
 
     def _forget(self) -> None:
         """Lets go of the last step batch: some of its latents are finished, and may be the last ones of this model for long."""

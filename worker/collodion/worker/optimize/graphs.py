@@ -29,6 +29,8 @@ class CudaGraphs:
         self._compiler = compiler
         self._compiled: dict[Hashable, Prepared] = {}
         self._pool = torch.cuda.graph_pool_handle()
+        # One for all: libraries keep workspaces for each stream that they have seen.
+        self._stream: torch.cuda.Stream = torch.cuda.Stream(place)  # type: ignore[no-untyped-call]
 
     def key(self, signature: Signature) -> Hashable:
         """See Maker."""
@@ -43,14 +45,13 @@ class CudaGraphs:
         before = torch.cuda.memory_reserved(self._place)
         called = self._called(signature, function, tensors)
         own = {name: tensor.clone() for name, tensor in tensors.items()}
-        stream: torch.cuda.Stream = torch.cuda.Stream(self._place)  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream(self._place))
-        with torch.cuda.stream(stream):
+        self._stream.wait_stream(torch.cuda.current_stream(self._place))
+        with torch.cuda.stream(self._stream):
             for _ in range(_WARM_UPS):
                 called(own)
-        torch.cuda.current_stream(self._place).wait_stream(stream)
+        torch.cuda.current_stream(self._place).wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
             results = called(own)
         return Captured(graph, own, dict(results), max(0, torch.cuda.memory_reserved(self._place) - before))
 

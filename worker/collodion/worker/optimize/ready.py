@@ -218,6 +218,12 @@ class Ready:
                     del kept[one]
         self._count()
 
+    def release(self) -> None:
+        """Gives back the device's memory that it takes: it is short. What is called again is made ready again at rest."""
+        for key in [key for key, entry in self._entries.items() if entry.prepared.nbytes]:
+            del self._entries[key]
+        self._count()
+
     def clear(self) -> None:
         """Lets go of everything."""
         self._entries.clear()
