@@ -21,6 +21,7 @@ class Compiler:
 @pytest.fixture
 def graphs(monkeypatch):
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
+    monkeypatch.setattr(torch.cuda, "Stream", lambda place: place)
     return lambda compiler=None: CudaGraphs(CPU, compiler)
 
 
