@@ -19,7 +19,7 @@ from collodion.worker.optimize.ready import STEP, Signature
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "optimize"))
 
-from replaying import Notes
+from replaying import NEEDS_COMPILER, Notes
 
 RANKS = 16
 
@@ -103,7 +103,7 @@ class Compiled:
 
     def __init__(self, denoiser, call, rows, backend, budget=1 << 22):
         self.adapters = Adapters({"unet": denoiser}, AdapterBudgets(budget, 1 << 22))
-        compile_blocks(denoiser)
+        compile_blocks(denoiser, backend)
         self.adapters.fix("unet", repeated_blocks(denoiser))
         self.heard = Notes()
         self.call, self._rows, self._selection, self._denoiser = call, rows, None, denoiser
@@ -228,6 +228,7 @@ class OneBlock(nn.Module):
         return self.block(sample)
 
 
+@NEEDS_COMPILER
 @pytest.mark.timeout(300)  # a compiler runs some times
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_compiled_kernels_gather_what_each_row_has(tmp_path):

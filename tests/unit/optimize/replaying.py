@@ -1,8 +1,17 @@
 """A Maker whose graphs are replayed on a CPU: what was captured reads and writes tensors of its own, as a CUDA graph does."""
 
+import os
+import shutil
 from contextlib import nullcontext
 
+import pytest
+
 from collodion.worker.optimize.observer import Observer
+
+NEEDS_COMPILER = pytest.mark.skipif(
+    shutil.which(os.environ.get("CXX", "g++")) is None,
+    reason="needs a C++ compiler (CONTRIBUTING.md)",
+)
 
 
 class Replayed:

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "adapters"))
 
 import tiny_pipelines
-from replaying import Notes
+from replaying import NEEDS_COMPILER, Notes
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -91,7 +91,7 @@ def heard():
 def model(count=3):
     torch.manual_seed(0)
     made = Model(count).eval().requires_grad_(False)
-    compile_blocks(made)
+    compile_blocks(made, "eager")
     return made
 
 
@@ -118,10 +118,10 @@ def test_its_blocks_are_counted_and_its_weights_keep_their_names():
     torch.manual_seed(0)
     names = Model(4).state_dict().keys()
     denoiser = Model(4)
-    done = compile_blocks(denoiser)
+    done = compile_blocks(denoiser, "eager")
     assert (done.name, done.value, done.detail) == ("compile", "regional", "4 Block")
     assert denoiser.state_dict().keys() == names
-    assert compile_blocks(denoiser) == done
+    assert compile_blocks(denoiser, "eager") == done
 
 
 def test_calls_that_are_not_made_ready_compile_nothing(heard):
@@ -405,12 +405,14 @@ def pictures(denoiser, through, name, guided):
 
 
 @pytest.mark.timeout(300)  # a compiler runs some times; for the other denoiser it would show nothing more
-@pytest.mark.parametrize(("name", "backend"), [("sd1", "inductor"), ("sd3", "aot_eager")])
+@pytest.mark.parametrize(
+    ("name", "backend"), [pytest.param("sd1", "inductor", marks=NEEDS_COMPILER), ("sd3", "aot_eager")]
+)
 def test_compiled_pictures_are_those_of_the_eager_model(name, backend, heard):
     from torch._dynamo.utils import counters
 
     denoiser = small(name)
-    compile_blocks(denoiser)
+    compile_blocks(denoiser, backend)
 
     def function(tensors):
         return {"out": denoiser(**tensors, return_dict=False)[0]}

@@ -41,6 +41,7 @@ from collodion.worker.optimize.ready import Function, Signature, Tensors
 
 Backend: TypeAlias = str | Callable[..., Any]
 
+INDUCTOR = "inductor"
 _CALLS = 4
 """Of one block within one call of the model that may differ in their shapes. More are not compiled, but refused."""
 
@@ -66,16 +67,17 @@ class _Repeated:
         return code.call(self, args, kwargs)
 
 
-def compile_blocks(denoiser: nn.Module) -> Optimization:
+def compile_blocks(denoiser: nn.Module, backend: Backend = INDUCTOR) -> Optimization:
     """From now on a `BlockCompiler` can compile its blocks. After adapters were attached and everything else that changes modules.
 
-    Raises Unsuitable if there are none, or nothing to compile them with.
+    backend: torch.compile's. Raises Unsuitable if there are no blocks, or nothing to compile them with.
     """
     blocks = repeated_blocks(denoiser)
     if not blocks:
         raise Unsuitable(f"compile=regional: {type(denoiser).__name__} has no blocks that it repeats")
     place = next(denoiser.parameters()).device
-    _check_compiler(place)
+    if backend == INDUCTOR:
+        _check_compiler(place)
     keep_in(default_folder(place))
     for block in blocks.values():
         put_before(_Repeated, block)
@@ -102,7 +104,7 @@ class BlockCompiler:
 
     what = "compiled"
 
-    def __init__(self, denoiser: nn.Module, observer: Observer, backend: Backend = "inductor") -> None:
+    def __init__(self, denoiser: nn.Module, observer: Observer, backend: Backend = INDUCTOR) -> None:
         self._observer = observer
         self._backend = backend
         self._most = _CALLS * max(len(repeated_blocks(denoiser)), 1)
