@@ -5,7 +5,7 @@ import contextlib
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import FrameType
 
 from collodion.client.cli.waiting import Waiting
@@ -68,11 +68,13 @@ def _addresses(supervisor: Supervisor) -> list[str]:
 
 
 def _ready_line(supervisor: Supervisor) -> str:
-    workers = [
-        f"{', '.join(map(str, models)) if isinstance(models := facts.get('models'), list) else ''} on {facts.get('device')}"
-        for facts in supervisor.facts(Role.WORKER)
-    ]
+    workers = [f"{_loaded(facts)} on {facts.get('device')}" for facts in supervisor.facts(Role.WORKER)]
     return f"ready: {' '.join(_addresses(supervisor))} ({'; '.join(workers)})"
+
+
+def _loaded(facts: Mapping[str, object]) -> str:
+    models = facts.get("models")
+    return ", ".join(map(str, models)) if isinstance(models, list) and models else "no model loaded yet"
 
 
 class _Stopping:

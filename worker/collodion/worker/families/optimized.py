@@ -93,15 +93,14 @@ class Optimized:
             from collodion.worker.optimize.projections import fuse_projections
 
             yield fuse_projections(denoiser)
-        if not plan.deepspeed:
-            # Torch's own choice too: diffusers would go by the environment.
-            yield use_attention(denoiser, plan.attention, place, plan.dtype)
-            self.takes_masks = takes_masks(denoiser)
         if plan.deepspeed:
             from collodion.worker.optimize.deepspeed_blocks import inject_deepspeed
 
             yield inject_deepspeed(denoiser, place, plan.dtype)
             self.takes_masks = False
+        else:  # torch's own choice is named, too: diffusers would go by the environment
+            yield use_attention(denoiser, plan.attention, place, plan.dtype)
+            self.takes_masks = takes_masks(denoiser)
 
     def _through_graphs(self) -> Iterator[tuple[str, ReadyModule]]:
         """The two ends. Where prompts may have any length, so do the calls of text encoders, and no graph would fit them."""
